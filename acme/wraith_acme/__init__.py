@@ -1,0 +1,1 @@
+"""Certificates: self-signed ones, manual ones and where they are kept."""

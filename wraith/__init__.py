@@ -1,0 +1,1 @@
+"""SSH over a pluggable transport."""

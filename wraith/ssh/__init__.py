@@ -1,0 +1,1 @@
+"""SSH over a duplex stream: what wraith adds around asyncssh."""
