@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from .addresses import format_address, is_numeric, unmapped
+from .base import StreamBase
 from .errors import AcceptorClosed, AddressUnavailable, DialError, DialFailure, FailureKind, TransportError
+from .head import HeadError, read_head
+from .memory import MemoryAcceptor, MemoryTransport, memory_pair
+from .queued import QueuedStream
+from .scratch import read_buffer
 from .stream import (
+    DEFAULT_HIGH_WATER,
+    DEFAULT_LOW_WATER,
     HOLD_LIMIT,
     READ_CHUNK,
     Buffer,
@@ -13,9 +21,12 @@ from .stream import (
     SupportsPath,
     SupportsTrust,
 )
+from .tcp import DirectDialer, Family, TcpAcceptor, TcpStream, TcpTransport
 from .transport import Dialer, Transport, TransportAcceptor, TransportInfo
 
 __all__ = [
+    "DEFAULT_HIGH_WATER",
+    "DEFAULT_LOW_WATER",
     "HOLD_LIMIT",
     "READ_CHUNK",
     "AcceptorClosed",
@@ -24,14 +35,30 @@ __all__ = [
     "DialError",
     "DialFailure",
     "Dialer",
+    "DirectDialer",
     "DuplexStream",
     "FailureKind",
+    "Family",
+    "HeadError",
+    "MemoryAcceptor",
+    "MemoryTransport",
+    "QueuedStream",
+    "StreamBase",
     "StreamProtocol",
     "SupportsLiveness",
     "SupportsPath",
     "SupportsTrust",
+    "TcpAcceptor",
+    "TcpStream",
+    "TcpTransport",
     "Transport",
     "TransportAcceptor",
     "TransportError",
     "TransportInfo",
+    "format_address",
+    "is_numeric",
+    "memory_pair",
+    "read_buffer",
+    "read_head",
+    "unmapped",
 ]

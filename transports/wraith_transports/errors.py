@@ -57,5 +57,5 @@ class AddressUnavailable(TransportError):
         super().__init__(message, FailureKind.CONFIGURATION)
 
 
-class AcceptorClosed(Exception):  # noqa: N818 - an end, as StopAsyncIteration is, rather than an error
+class AcceptorClosed(Exception):
     """`accept()` will yield nothing more: the acceptor was stopped or closed."""

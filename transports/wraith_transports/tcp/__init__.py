@@ -1,1 +1,10 @@
-"""Plain TCP."""
+"""Plain TCP: streams over sockets, dialling, listening."""
+
+from __future__ import annotations
+
+from .acceptor import TcpAcceptor
+from .dial import DirectDialer, Family
+from .stream import TcpStream
+from .transport import TcpTransport
+
+__all__ = ["DirectDialer", "Family", "TcpAcceptor", "TcpStream", "TcpTransport"]

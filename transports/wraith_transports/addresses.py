@@ -1,0 +1,43 @@
+"""Hosts and ports as text and as tuples."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+Address = tuple[str, int]
+
+
+def format_address(host: str, port: int) -> str:
+    """Write host:port, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def unmapped(host: str) -> str:
+    """Give an IPv4 address that came as ::ffff:a.b.c.d as IPv4, and anything else as it is.
+
+    With mapped addresses a rule such as `!127.0.0.1,*` fails open.
+    """
+    if ":" not in host:
+        return host
+    try:
+        mapped = ipaddress.IPv6Address(host.partition("%")[0]).ipv4_mapped
+    except ValueError:
+        return host
+    return str(mapped) if mapped is not None else host
+
+
+def socket_address(name: Any) -> Address:
+    """Reduce what getpeername() or getsockname() gave to (ip, port); ("", 0) for a unix socket or nothing."""
+    if isinstance(name, tuple) and len(name) >= 2:
+        return unmapped(str(name[0])), int(name[1])
+    return "", 0
+
+
+def is_numeric(host: str) -> bool:
+    """Whether host is an IP address rather than a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
