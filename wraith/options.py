@@ -1,0 +1,177 @@
+"""What `wraith.serve` and `wraith.connect` can be told, checked when it is said.
+
+A key or a file of keys is a path, or its contents as bytes. No field that may hold a secret is
+shown by repr.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from .errors import UsageError
+from .specs import ListenSpec, LocalForwardSpec, PermitOpen, Scheme, SocksSpec, is_host
+
+DIRECTORY_VARIABLE = "WRAITH_DIR"
+DEFAULT_USER = "wraith"
+MAX_AUTH_ATTEMPTS = 10  # keys offered by one connection; an agent with more needs -i
+MAX_SESSIONS = 1000  # a session costs about 1 MB; this many fit a small machine
+MAX_CHANNELS = 1024  # of one session; a browser behind SOCKS opens a few hundred
+
+_HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
+_TLS_PIN = "sha256//"
+
+KeySource = Path | bytes
+
+
+class HostKeyCheck(Enum):
+    """What becomes of a host key that no record knows. One that contradicts a record is always refused."""
+
+    ASK = "ask"  # `confirm_host_key` decides; without it the key is refused
+    ACCEPT_NEW = "accept-new"  # recorded and trusted, with a warning
+    STRICT = "strict"  # refused
+
+
+class AddressFamily(Enum):
+    """Which addresses of the server may be dialled."""
+
+    ANY = "any"
+    IPV4 = "4"
+    IPV6 = "6"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsServerOptions:
+    """The TLS certificate to show. Neither given: a self-signed one is made and stored."""
+
+    certificate: KeySource | None = None
+    key: KeySource | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            given, missing = ("--tls-key", "--tls-cert") if self.certificate is None else ("--tls-cert", "--tls-key")
+            raise UsageError(f"{given} needs {missing} as well: a certificate and its key go together")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsClientOptions:
+    """How the server's TLS certificate is judged. Nothing given: by the system's roots and the host's name."""
+
+    server_name: str | None = None  # asked for by SNI and checked; default the host
+    ca: KeySource | None = None  # these roots instead of the system's
+    pins: tuple[str, ...] = ()  # sha256//BASE64 of the public key; replaces the chain and name checks
+    insecure: bool = False  # no check at all: the SSH host key alone tells who answers
+
+    def __post_init__(self) -> None:
+        if self.server_name is not None and not is_host(self.server_name):
+            raise UsageError(f"--tls-server-name {self.server_name!a} is not a host name or address")
+        for pin in self.pins:
+            _check_tls_pin(pin)
+        for flag, given in (("--tls-pin", bool(self.pins)), ("--tls-ca", self.ca is not None)):
+            if self.insecure and given:
+                raise UsageError(f"--insecure and {flag} contradict each other: give one of them")
+        if self.pins and self.ca is not None:
+            raise UsageError("--tls-pin replaces the check of the chain, so --tls-ca has no use: give one of them")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """One server: its keys, where it listens, what it allows. Raises UsageError for what cannot be."""
+
+    key: KeySource | None = field(default=None, repr=False)  # default <dir>/host_ed25519, made when it is missing
+    authorized_keys: KeySource = field(default_factory=lambda: default_directory() / "authorized_keys")
+    transport: Scheme = Scheme.TCP  # of the addresses that name none
+    listen: tuple[ListenSpec, ...] = ()  # default every address, the transport's port
+    tls: TlsServerOptions = TlsServerOptions()
+    permit_open: PermitOpen = field(default_factory=PermitOpen)
+    max_auth_attempts: int = MAX_AUTH_ATTEMPTS
+    max_sessions: int = MAX_SESSIONS
+    max_channels: int = MAX_CHANNELS
+
+    def __post_init__(self) -> None:
+        for name in ("max_auth_attempts", "max_sessions", "max_channels"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+
+    @property
+    def listening(self) -> tuple[ListenSpec, ...]:
+        """Where to listen, each with its scheme and none twice."""
+        wanted = self.listen or (ListenSpec("::", self.transport.default_port),)
+        resolved = (ListenSpec(each.host, each.port, each.scheme or self.transport) for each in wanted)
+        return tuple(dict.fromkeys(resolved))
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectOptions:
+    """One session: the server, who we are, whom we trust. Raises UsageError for what cannot be.
+
+    The two callbacks ask a person. They are called on the event loop's thread, before there is a
+    session, and may block it.
+    """
+
+    host: str
+    port: int | None = None  # default the transport's
+    user: str = DEFAULT_USER
+    transport: Scheme = Scheme.TCP
+    identities: tuple[KeySource, ...] = field(default=(), repr=False)  # default the agent and `default_identities`
+    known_hosts: KeySource = field(default_factory=lambda: default_directory() / "known_hosts")
+    host_key_check: HostKeyCheck = HostKeyCheck.ACCEPT_NEW
+    host_keys: tuple[str, ...] = ()  # pins, SHA256:...; when given nothing else counts and nothing is recorded
+    socks: tuple[SocksSpec, ...] = ()
+    forwards: tuple[LocalForwardSpec, ...] = ()
+    family: AddressFamily = AddressFamily.ANY
+    tls: TlsClientOptions = TlsClientOptions()
+    exit_on_failure: bool = False
+    ask_passphrase: Callable[[str], str | None] | None = field(default=None, repr=False)  # given a prompt
+    confirm_host_key: Callable[[str, str], bool] | None = field(default=None, repr=False)  # given host, fingerprint
+
+    def __post_init__(self) -> None:
+        if not is_host(self.host):
+            raise UsageError(f"the server {self.host!a} is not a host name or address")
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise UsageError(f"the server's port {self.port} is not from 1 to 65535")
+        if not self.user or not self.user.isprintable() or " " in self.user:
+            raise UsageError(f"--user {self.user!a} is not a user name")
+        for fingerprint in self.host_keys:
+            if not _HOST_KEY.fullmatch(fingerprint):
+                raise UsageError(f"--host-key {fingerprint!a} is not a fingerprint: write SHA256:...")
+        records = self.host_key_check is not HostKeyCheck.STRICT and not self.host_keys
+        if records and isinstance(self.known_hosts, bytes):
+            raise UsageError("known_hosts given as bytes cannot record a new key: use HostKeyCheck.STRICT")
+
+    @property
+    def server_port(self) -> int:
+        """The port to dial."""
+        return self.transport.default_port if self.port is None else self.port
+
+
+def default_directory() -> Path:
+    """Give the folder of keys and records: WRAITH_DIR, or the platform's configuration folder for wraith."""
+    chosen = os.environ.get(DIRECTORY_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    import platformdirs  # noqa: PLC0415 - not needed by `wraith --version`
+
+    return platformdirs.user_config_path("wraith", appauthor=False)
+
+
+def default_identities() -> tuple[Path, ...]:
+    """Name the key files that are tried, where they exist, when no identity is given."""
+    ssh = Path.home() / ".ssh"
+    return (default_directory() / "id_ed25519", ssh / "id_ed25519", ssh / "id_ecdsa", ssh / "id_rsa")
+
+
+def _check_tls_pin(pin: str) -> None:
+    encoded = pin.removeprefix(_TLS_PIN)
+    try:
+        digest = base64.b64decode(encoded, validate=True) if encoded != pin else b""
+    except (binascii.Error, ValueError):
+        digest = b""
+    if len(digest) != 32:
+        raise UsageError(f"--tls-pin {pin!a} is not a pin: write sha256//BASE64, as `wraith serve` prints it")
