@@ -123,9 +123,9 @@ def test_good_values_are_taken() -> None:
 def test_no_secret_is_shown() -> None:
     shown = repr(
         (
-            ServeOptions(key=b"secret", tls=TlsServerOptions(certificate=b"public", key=b"secret")),
-            ConnectOptions("h", identities=(b"secret",), ask_passphrase=lambda _: "secret"),
+            ServeOptions(key=b"hunter2", tls=TlsServerOptions(certificate=b"public", key=b"hunter2")),
+            ConnectOptions("h", identities=(b"hunter2",), ask_passphrase=lambda _: "hunter2"),
         )
     )
-    assert "secret" not in shown
+    assert "hunter2" not in shown
     assert "public" in shown
