@@ -16,9 +16,9 @@ from enum import Enum
 from pathlib import Path
 
 from .errors import UsageError
+from .paths import AUTHORIZED_KEYS, IDENTITY, KNOWN_HOSTS, configuration_folder
 from .specs import ListenSpec, LocalForwardSpec, PermitOpen, Scheme, SocksSpec, is_host
 
-DIRECTORY_VARIABLE = "WRAITH_DIR"
 DEFAULT_USER = "wraith"
 MAX_AUTH_ATTEMPTS = 10  # keys offered by one connection; an agent with more needs -i
 MAX_SESSIONS = 1000  # a session costs about 1 MB; this many fit a small machine
@@ -85,7 +85,7 @@ class ServeOptions:
     """One server: its keys, where it listens, what it allows. Raises UsageError for what cannot be."""
 
     key: KeySource | None = field(default=None, repr=False)  # default <dir>/host_ed25519, made when it is missing
-    authorized_keys: KeySource = field(default_factory=lambda: default_directory() / "authorized_keys")
+    authorized_keys: KeySource = field(default_factory=lambda: default_directory() / AUTHORIZED_KEYS)
     transport: Scheme = Scheme.TCP  # of the addresses that name none
     listen: tuple[ListenSpec, ...] = ()  # default every address, the transport's port
     tls: TlsServerOptions = TlsServerOptions()
@@ -120,7 +120,7 @@ class ConnectOptions:
     user: str = DEFAULT_USER
     transport: Scheme = Scheme.TCP
     identities: tuple[KeySource, ...] = field(default=(), repr=False)  # default the agent and `default_identities`
-    known_hosts: KeySource = field(default_factory=lambda: default_directory() / "known_hosts")
+    known_hosts: KeySource = field(default_factory=lambda: default_directory() / KNOWN_HOSTS)
     host_key_check: HostKeyCheck = HostKeyCheck.ACCEPT_NEW
     host_keys: tuple[str, ...] = ()  # pins, SHA256:...; when given nothing else counts and nothing is recorded
     socks: tuple[SocksSpec, ...] = ()
@@ -153,18 +153,13 @@ class ConnectOptions:
 
 def default_directory() -> Path:
     """Give the folder of keys and records: WRAITH_DIR, or the platform's configuration folder for wraith."""
-    chosen = os.environ.get(DIRECTORY_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    import platformdirs  # noqa: PLC0415 - not needed by `wraith --version`
-
-    return platformdirs.user_config_path("wraith", appauthor=False)
+    return configuration_folder(os.environ)
 
 
 def default_identities() -> tuple[Path, ...]:
     """Name the key files that are tried, where they exist, when no identity is given."""
     ssh = Path.home() / ".ssh"
-    return (default_directory() / "id_ed25519", ssh / "id_ed25519", ssh / "id_ecdsa", ssh / "id_rsa")
+    return (default_directory() / IDENTITY, ssh / "id_ed25519", ssh / "id_ecdsa", ssh / "id_rsa")
 
 
 def _check_tls_pin(pin: str) -> None:
