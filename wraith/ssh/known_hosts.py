@@ -21,7 +21,7 @@ from .key_files import Guard, fingerprint_of, read_file
 
 SSH_PORT = 22  # the port that a record does not name
 MAX_FILE = 16 << 20  # bytes; a fleet's generated file has some 100,000 lines
-MAX_LINE = 16 << 10  # bytes; longer ones are skipped: no key needs them, and matching costs length × patterns
+MAX_LINE = 16 << 10  # bytes; longer ones are skipped: no key needs them, and matching takes time by its length
 MAX_SHOWN_PROBLEMS = 5  # of a file's broken lines, one WARN each
 
 _log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ def format_record(host: str, port: int, key: bytes) -> str:
     name = host_name(host, port)
     # A blank or comma would end the name, the others would make it a pattern, a hash, a marker or a comment.
     if not name or not name.isprintable() or name[0] in "|@#!" or any(character in " ,*?" for character in name):
-        raise ValueError(f"{ascii(host)} is not a host's name")
+        raise ValueError(f"{host!a} is not a host's name")
     return f"{name} {blob_fields(key)[0].decode('ascii')} {base64.b64encode(key).decode('ascii')}"
 
 
@@ -282,7 +282,7 @@ def _patterns_match(patterns: str, host: str) -> bool:
 
 
 def _glob(pattern: str, text: str) -> bool:
-    """Match `*` and `?` and nothing else (`[` is part of `[host]:port`), in at most len(pattern) × len(text) steps."""
+    """Match `*` and `?` and nothing else (`[` is part of `[host]:port`), in time len(pattern) * len(text)."""
     at = star = mark = 0
     seen_star = False
     position = 0
