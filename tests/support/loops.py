@@ -17,7 +17,7 @@ SETTLING_TURNS = 5
 LOOPS: tuple[str, ...] = ("asyncio", "uvloop") if importlib.util.find_spec("uvloop") else ("asyncio",)
 
 
-class LeftBehind(AssertionError):  # noqa: N818 - what happened, as pytest reads it
+class LeftBehind(AssertionError):
     """The coroutine returned, and tasks or unhandled exceptions of it remained."""
 
 
