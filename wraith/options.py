@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from .errors import UsageError
-from .paths import AUTHORIZED_KEYS, IDENTITY, KNOWN_HOSTS, configuration_folder
+from .paths import AUTHORIZED_KEYS, IDENTITY, KNOWN_HOSTS, TLS_FOLDER, configuration_folder
 from .specs import ListenSpec, LocalForwardSpec, PermitOpen, Scheme, SocksSpec, is_host
 
 DEFAULT_USER = "wraith"
@@ -52,6 +52,7 @@ class TlsServerOptions:
 
     certificate: KeySource | None = None
     key: KeySource | None = field(default=None, repr=False)
+    folder: Path = field(default_factory=lambda: default_directory() / TLS_FOLDER)  # where a self-signed one is kept
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
@@ -88,7 +89,7 @@ class ServeOptions:
     authorized_keys: KeySource = field(default_factory=lambda: default_directory() / AUTHORIZED_KEYS)
     transport: Scheme = Scheme.TCP  # of the addresses that name none
     listen: tuple[ListenSpec, ...] = ()  # default every address, the transport's port
-    tls: TlsServerOptions = TlsServerOptions()
+    tls: TlsServerOptions = field(default_factory=TlsServerOptions)
     permit_open: PermitOpen = field(default_factory=PermitOpen)
     max_auth_attempts: int = MAX_AUTH_ATTEMPTS
     max_sessions: int = MAX_SESSIONS
@@ -128,7 +129,7 @@ class ConnectOptions:
     family: AddressFamily = AddressFamily.ANY
     tls: TlsClientOptions = TlsClientOptions()
     exit_on_failure: bool = False
-    ask_passphrase: Callable[[str], str | None] | None = field(default=None, repr=False)  # given a prompt
+    ask_passphrase: Callable[[str], str | None] | None = field(default=None, repr=False)  # given the key's name
     confirm_host_key: Callable[[str, str], bool] | None = field(default=None, repr=False)  # given host, fingerprint
 
     def __post_init__(self) -> None:
