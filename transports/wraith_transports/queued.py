@@ -16,6 +16,8 @@ from .stream import (
     Buffer,
 )
 
+COALESCE_BELOW = 4 << 10  # smaller writes that have to wait share one buffer: a view of one byte costs 200
+
 
 class QueuedStream(StreamBase):
     """Queue and watermarks; a subclass implements `_flush` and the `_carrier_*` methods.
@@ -37,6 +39,7 @@ class QueuedStream(StreamBase):
             drain_timeout_s=drain_timeout_s,
         )
         self._queue: deque[memoryview] = deque()
+        self._tail = bytearray()  # small writes behind the queue
         self._queued = 0
         self._high = DEFAULT_HIGH_WATER
         self._low = DEFAULT_LOW_WATER
@@ -54,8 +57,7 @@ class QueuedStream(StreamBase):
         """Queue data and flush what the carrier takes."""
         if self._write_ended or not len(data):
             return
-        self._queue.append(memoryview(data).cast("B"))
-        self._queued += len(data)
+        self._append(data)
         self._flush()
         self._check_high()
 
@@ -65,8 +67,7 @@ class QueuedStream(StreamBase):
             return
         for part in parts:
             if len(part):
-                self._queue.append(memoryview(part).cast("B"))
-                self._queued += len(part)
+                self._append(part)
         if self._queued:
             self._flush()
             self._check_high()
@@ -87,7 +88,9 @@ class QueuedStream(StreamBase):
     def _take(self, limit: int) -> list[memoryview]:
         """Remove up to `limit` bytes from the head of the queue; call `_taken` once they are sent."""
         parts: list[memoryview] = []
-        while limit > 0 and self._queue:
+        while limit > 0 and self._queued:
+            if not self._queue:
+                self._seal_tail()
             part = self._queue[0]
             if len(part) <= limit:
                 self._queue.popleft()
@@ -105,8 +108,22 @@ class QueuedStream(StreamBase):
         if not self._queued:
             self._flushed()
 
+    def _append(self, data: Buffer) -> None:
+        if self._queue and len(data) < COALESCE_BELOW:
+            self._tail += data
+        else:
+            self._seal_tail()
+            self._queue.append(memoryview(data).cast("B"))
+        self._queued += len(data)
+
+    def _seal_tail(self) -> None:
+        if self._tail:
+            self._queue.append(memoryview(self._tail))
+            self._tail = bytearray()
+
     def _drop_queue(self) -> None:
         self._queue.clear()
+        self._tail = bytearray()
         self._queued = 0
 
     def _announce_write_state(self) -> None:

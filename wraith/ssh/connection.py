@@ -1,0 +1,201 @@
+"""asyncssh's connections with the bounds it lacks: a gate for what we send, limits for what the peer asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import asyncssh
+from asyncssh.connection import SSHConnection
+
+from ..errors import WraithError
+from .budget import CreditBudget
+from .channel import PACKETS_A_TURN, ChannelStream
+
+if TYPE_CHECKING:
+    from .link import SSHLink
+
+TURN = 4  # packets (128 KiB) a channel sends before the next in line
+MAX_RECEIVED_PACKET = 64 << 10  # asyncssh takes 256 KiB; our channels announce 32, and 35000 is all RFC 4253 asks
+MAX_UNPARSED = 512 << 10  # bytes that may pile up while asyncssh awaits something within a packet
+MAX_DEFERRED = 4096  # answers waiting for a key exchange to end; the peer may send none in that time
+MAX_WAITING_REQUESTS = 16  # global requests; above it the peer is not read until some are answered
+REKEY_TIMEOUT_S = 30.0
+
+# Names of asyncssh 2.24 that are not public. The bounds depend on them: where they differ, wraith
+# does not start rather than run without bounds.
+_CONNECTION_NAMES = (
+    "_deferred_packets",
+    "_global_request_queue",
+    "_inpbuf",
+    "_kex_complete",
+    "_max_recv_pktlen",
+    "_transport",
+)
+_METHOD_NAMES = (
+    "_report_global_response",
+    "_send_kexinit",
+    "add_channel",
+    "connection_lost",
+    "create_task",
+    "data_received",
+    "pause_writing",
+    "remove_channel",
+    "resume_writing",
+    "send_channel_open_confirmation",
+    "send_channel_open_failure",
+    "send_newkeys",
+    "send_packet",
+)
+
+
+class IncompatibleLibrary(WraithError):
+    """The installed asyncssh is not one that wraith's bounds were written for."""
+
+
+class Bounds:
+    """What a bounded connection keeps beside asyncssh's own state."""
+
+    def __init__(self, budget: CreditBudget) -> None:
+        self.budget = budget
+        self.line: deque[ChannelStream] = deque()  # channels with bytes and window, waiting for the gate
+        self.link: SSHLink | None = None
+        self.buffer_high = False
+        self.pump_scheduled = False
+        self.rekey_timer: asyncio.TimerHandle | None = None
+
+
+class BoundedConnection(SSHConnection):
+    """Overrides of asyncssh's connection, for both sides."""
+
+    bounds: Bounds
+
+    # The gate
+
+    @property
+    def gate_open(self) -> bool:
+        """Whether channel data may be sent: the stream takes it and no key exchange is under way."""
+        return not self.bounds.buffer_high and self._kex_complete and self._transport is not None
+
+    def pause_writing(self) -> None:
+        """Close the gate."""
+        self.bounds.buffer_high = True
+
+    def resume_writing(self) -> None:
+        """Open the gate."""
+        self.bounds.buffer_high = False
+        self._pump()
+
+    def stand_in_line(self, channel: ChannelStream) -> None:
+        """Let a channel wait for its turn."""
+        self.bounds.line.append(channel)
+        if self.gate_open:
+            self._schedule_pump()
+
+    def _schedule_pump(self) -> None:
+        if not self.bounds.pump_scheduled:
+            self.bounds.pump_scheduled = True
+            self._loop.call_soon(self._pump_scheduled)
+
+    def _pump_scheduled(self) -> None:
+        self.bounds.pump_scheduled = False
+        self._pump()
+
+    def _pump(self) -> None:
+        """Give those in line their turns, a few packets each, and yield to the loop after PACKETS_A_TURN."""
+        line = self.bounds.line
+        left = PACKETS_A_TURN
+        while line and self.gate_open:
+            if left <= 0:
+                self._schedule_pump()
+                return
+            left -= max(1, line.popleft().turn_came(min(TURN, left)))
+
+    # Key exchange
+
+    def _send_kexinit(self) -> None:
+        super()._send_kexinit()
+        self._stop_rekey_timer()
+        self.bounds.rekey_timer = self._loop.call_later(REKEY_TIMEOUT_S, self._rekey_expired)
+
+    def send_newkeys(self, k: bytes, h: bytes) -> None:
+        """Finish our half of a key exchange, and open the gate."""
+        super().send_newkeys(k, h)
+        self._stop_rekey_timer()
+        self._schedule_pump()
+
+    def _rekey_expired(self) -> None:
+        self.connection_lost(asyncssh.KeyExchangeFailed(f"key exchange not finished within {REKEY_TIMEOUT_S:g} s"))
+
+    def _stop_rekey_timer(self) -> None:
+        if self.bounds.rekey_timer is not None:
+            self.bounds.rekey_timer.cancel()
+            self.bounds.rekey_timer = None
+
+    # What the peer sends
+
+    def data_received(self, data: bytes, datatype: Any = None) -> None:
+        """Let asyncssh parse, then look at what it had to put aside."""
+        if self._transport is None:
+            return
+        super().data_received(data, datatype)
+        if len(self._deferred_packets) > MAX_DEFERRED:
+            self.connection_lost(asyncssh.ProtocolError("too many requests during a key exchange"))
+        elif len(self._inpbuf) > MAX_UNPARSED:
+            self.connection_lost(asyncssh.ProtocolError("too much data before an answer"))
+        elif len(self._global_request_queue) > MAX_WAITING_REQUESTS and self.bounds.link is not None:
+            self.bounds.link.pause_reading("requests")
+
+    def _report_global_response(self, result: bool | bytes) -> None:
+        super()._report_global_response(result)
+        if len(self._global_request_queue) <= MAX_WAITING_REQUESTS and self.bounds.link is not None:
+            self.bounds.link.resume_reading("requests")
+
+    def _cleanup(self, exc: Exception | None) -> None:
+        self._stop_rekey_timer()
+        self.bounds.line.clear()
+        super()._cleanup(exc)
+        self.bounds.link = None
+
+
+class BoundedClientConnection(BoundedConnection, asyncssh.SSHClientConnection):
+    """The client's side."""
+
+
+class BoundedServerConnection(BoundedConnection, asyncssh.SSHServerConnection):
+    """The server's side."""
+
+
+def bound(connection: SSHConnection, budget: CreditBudget) -> BoundedConnection:
+    """Make a fresh connection of asyncssh's, not yet started, a bounded one.
+
+    asyncssh creates its connections itself, whatever it runs over; changing the class of the new
+    object is the one way in. Raises IncompatibleLibrary.
+    """
+    missing = [name for name in _CONNECTION_NAMES if not hasattr(connection, name)]
+    if missing:
+        raise _incompatible(missing)
+    server = isinstance(connection, asyncssh.SSHServerConnection)
+    connection.__class__ = BoundedServerConnection if server else BoundedClientConnection
+    assert isinstance(connection, BoundedConnection)
+    connection.bounds = Bounds(budget)
+    connection._max_recv_pktlen = MAX_RECEIVED_PACKET  # noqa: SLF001 - see _CONNECTION_NAMES
+    return connection
+
+
+def check_library() -> None:
+    """Raise IncompatibleLibrary if asyncssh lacks what the bounds depend on."""
+    missing = [name for name in _METHOD_NAMES if not callable(getattr(SSHConnection, name, None))]
+    if missing:
+        raise _incompatible(missing)
+
+
+def _incompatible(missing: list[str]) -> IncompatibleLibrary:
+    return IncompatibleLibrary(
+        f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}: "
+        "wraith's bounds need asyncssh 2.24 or one like it"
+    )
+
+
+check_library()
