@@ -1,0 +1,134 @@
+"""`wraith serve`: its flags, and what it says when it starts."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wraith import logs
+from wraith.errors import ExitCode, UsageError
+from wraith.options import ServeOptions, TlsServerOptions, default_directory
+from wraith.paths import AUTHORIZED_KEYS
+from wraith.specs import Scheme, parse_listen, parse_permit_open
+
+from .flags import LogLevel, Quiet, Verbose, Verbosity, flag, typed
+from .outcome import guarded
+from .summary import ServeSummary
+from .terminal import say
+
+if TYPE_CHECKING:
+    from wraith.server import Server
+
+    from .running import Interruption
+
+COMMAND = "wraith serve"
+
+
+def serve(
+    context: typer.Context,
+    *,
+    key: Annotated[
+        Path | None,
+        flag(
+            "--key",
+            value="PATH",
+            text="SSH host key. Default <dir>/host_ed25519, created on first start.",
+        ),
+    ] = None,
+    authorized_keys: Annotated[
+        Path | None,
+        flag(
+            "--authorized-keys",
+            value="PATH",
+            text="Who may log in. Default <dir>/authorized_keys; re-read when it changes.",
+        ),
+    ] = None,
+    transport: Annotated[
+        Scheme | None,
+        flag("--transport", value="tcp|tls", text="Of a --listen that names none. Default tcp."),
+    ] = None,
+    listen: Annotated[
+        list[str] | None,
+        flag(
+            "--listen",
+            value="[SCHEME://]ADDR:PORT",
+            text="Where to listen; repeatable. Default [::]:22 for tcp, [::]:443 for tls.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        flag(
+            "--tls-cert",
+            value="PATH",
+            text="TLS certificate. Without one a self-signed one is made and its pin printed.",
+        ),
+    ] = None,
+    tls_key: Annotated[Path | None, flag("--tls-key", value="PATH", text="The TLS certificate's key.")] = None,
+    permit_open: Annotated[
+        list[str] | None,
+        flag(
+            "--permit-open",
+            value="HOST:PORT",
+            text="Open only these targets, by the name as asked; repeatable, * on either side. Default any.",
+        ),
+    ] = None,
+    log_level: Annotated[
+        LogLevel | None,
+        flag("--log-level", value="debug|info|warn|error", text="Default info."),
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> ExitCode:
+    """Accept SSH sessions and open the targets they ask for."""
+    del quiet  # read from the context, which also knows where it came from
+
+    def work() -> ExitCode:
+        options = ServeOptions(
+            key=key,
+            authorized_keys=authorized_keys or default_directory() / AUTHORIZED_KEYS,
+            transport=transport or Scheme.TCP,
+            listen=tuple(parse_listen(each) for each in listen or ()),
+            tls=TlsServerOptions(tls_cert, tls_key),
+            permit_open=parse_permit_open(permit_open or ()),
+        )
+        if all(address.scheme is not Scheme.TLS for address in options.listening):
+            for name, written in (("tls_cert", "--tls-cert"), ("tls_key", "--tls-key")):
+                if typed(context, name):  # in the environment it may stand for another server
+                    raise UsageError(f"{written} has no use without a tls address: add --transport tls")
+        return _run(options, Verbosity.chosen(context, logging.INFO, log_level))
+
+    return guarded(COMMAND, work, tracebacks=verbose >= 2)
+
+
+def _run(options: ServeOptions, verbosity: Verbosity) -> ExitCode:
+    try:
+        import wraith  # noqa: PLC0415 - asyncssh takes 0.2 s to import
+
+        from .running import run  # noqa: PLC0415 - as does asyncio, a little
+    except KeyboardInterrupt:
+        return ExitCode.DONE
+
+    async def work(_interruption: Interruption) -> ExitCode:
+        async with wraith.serve(options) as server:
+            if not verbosity.quiet:
+                say(_summary(options, server).text())
+            await server.wait_closed()
+        return ExitCode.DONE
+
+    logs.configure(verbosity.level, sys.stderr, tracebacks=verbosity.tracebacks)
+    return run(work)
+
+
+def _summary(options: ServeOptions, server: Server) -> ServeSummary:
+    path = options.authorized_keys if isinstance(options.authorized_keys, Path) else None
+    return ServeSummary(
+        addresses=server.addresses,
+        host_key=server.host_key_fingerprint,
+        tls_pin=server.tls_pin,
+        authorized_keys=path,
+        nobody_may_log_in=path is not None and not path.exists(),
+    )
