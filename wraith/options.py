@@ -24,7 +24,7 @@ MAX_AUTH_ATTEMPTS = 10  # keys offered by one connection; an agent with more nee
 MAX_SESSIONS = 1000  # a session costs about 1 MB; this many fit a small machine
 MAX_CHANNELS = 1024  # of one session; a browser behind SOCKS opens a few hundred
 
-_HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
+_HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 _TLS_PIN = "sha256//"
 
 KeySource = Path | bytes
