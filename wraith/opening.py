@@ -34,9 +34,12 @@ class OpenFailed(WraithError):
 class Opener(Protocol):
     """Opens streams to targets as the other side of the session sees them."""
 
-    async def open_connection(self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)) -> DuplexStream:
+    async def open_connection(
+        self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> DuplexStream:
         """Connect to host and port from the other side; host is sent as it is, never resolved here.
 
         `origin` is the address of whoever asked, told to the server as SSH does. The stream is not
         attached to anything yet. Cancelling leaves nothing open. Raises OpenFailed.
         """
+        ...

@@ -49,7 +49,7 @@ class _HeadReader(asyncio.Protocol):
             return
         try:
             found = self._parser(bytes(self.received))
-        except Exception as error:  # noqa: BLE001 - handed to whoever called read_head
+        except Exception as error:
             self._settle(error)
             return
         if found is not None:

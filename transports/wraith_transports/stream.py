@@ -54,6 +54,7 @@ class DuplexStream(Protocol):
 
     def can_write_eof(self) -> bool:
         """Whether `write_eof` reaches the peer: TCP, memory and QUIC streams can, TLS cannot."""
+        ...
 
     def write_eof(self) -> None:
         """Flush, then end our half; the peer may go on sending. A no-op where it cannot, or twice."""
@@ -69,6 +70,7 @@ class DuplexStream(Protocol):
 
     def get_write_buffer_size(self) -> int:
         """Bytes taken by write and not yet given to the kernel or the carrier."""
+        ...
 
     def close(self) -> None:
         """End in order: flush, end our half, read and drop until the peer ends, then `connection_lost(None)`.
@@ -82,12 +84,14 @@ class DuplexStream(Protocol):
 
     def is_closing(self) -> bool:
         """Whether `close` or `abort` was called or the stream has ended."""
+        ...
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Look up what is known of the connection.
 
         `peername` is always there, as (ip, port). Carriers add `sockname`, `socket`, `ssl_object`.
         """
+        ...
 
 
 @runtime_checkable
@@ -96,6 +100,7 @@ class SupportsPath(Protocol):
 
     def current_path(self) -> str:
         """Describe the path in use now, for people and logs."""
+        ...
 
 
 @runtime_checkable
@@ -112,3 +117,4 @@ class SupportsLiveness(Protocol):
 
     def detects_dead_peer(self) -> bool:
         """Whether that is so now."""
+        ...

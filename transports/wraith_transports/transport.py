@@ -28,9 +28,11 @@ class Transport(Protocol):
         Cancelling leaves nothing open. Raises TransportError, whose `permanent` says whether
         trying again can help.
         """
+        ...
 
     def describe(self) -> str:
         """Name the server and the way to it, for people and logs; no secrets."""
+        ...
 
     async def aclose(self) -> None:
         """End what the streams share (an endpoint), if anything; idempotent; never raises."""
@@ -44,6 +46,7 @@ class TransportAcceptor(Protocol):
 
     def addresses(self) -> Sequence[str]:
         """Where it listens, as `scheme://host:port` with the real ports."""
+        ...
 
     async def accept(self) -> tuple[DuplexStream, TransportInfo]:
         """Wait for the next stream whose handshake is complete.
@@ -51,6 +54,7 @@ class TransportAcceptor(Protocol):
         A handshake that fails costs only its own connection: accept neither raises for it nor
         waits for it. Safe to cancel: no stream is lost. Raises AcceptorClosed after stop().
         """
+        ...
 
     def stop(self) -> None:
         """Stop listening; streams that were handed out live on. Idempotent."""
@@ -67,6 +71,8 @@ class Dialer(Protocol):
 
         Cancelling leaves nothing open. Raises DialError.
         """
+        ...
 
     def describe(self) -> str:
         """Say how connections are made ("direct", "through socks5://proxy:1080"); no secrets."""
+        ...

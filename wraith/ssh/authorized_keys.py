@@ -48,19 +48,20 @@ class AuthorizedKeys:
         return self._by_data.get(public_data)
 
 
-def load_authorized_keys(path: Path) -> AuthorizedKeys:
-    """Read and parse the file; one that does not exist is an empty set with `missing`.
+def load_authorized_keys(source: Path | bytes) -> AuthorizedKeys:
+    """Read and parse the file, or its content; a file that does not exist is an empty set with `missing`.
 
     Raises UnusableFile when it cannot be read, others may write it, or a line is bad.
     """
+    name = "authorized_keys given as bytes" if isinstance(source, bytes) else str(source)
     try:
-        data = read_file(path, "authorized_keys", Guard.WRITING, MAX_FILE)
+        data = source if isinstance(source, bytes) else read_file(source, "authorized_keys", Guard.WRITING, MAX_FILE)
     except UnusableFile as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            return AuthorizedKeys(str(path), missing=True)
+            return AuthorizedKeys(name, missing=True)
         raise
     # "replace": a comment in an old encoding must not lock everybody out; keys are ASCII.
-    return parse_authorized_keys(data.decode("utf-8-sig", "replace"), str(path))
+    return parse_authorized_keys(data.decode("utf-8-sig", "replace"), name)
 
 
 def parse_authorized_keys(text: str, source: str) -> AuthorizedKeys:

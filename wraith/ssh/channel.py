@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
+from asyncssh.constants import OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE
 from asyncssh.packet import SSHPacket, SSHPacketHandler, String, UInt32
 
 from wraith_transports import QueuedStream
@@ -132,9 +133,7 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
         try:
             if self._peer_packet < SMALLEST_PACKET:
                 getattr(opening, "close", lambda: None)()
-                raise asyncssh.ChannelOpenError(
-                    asyncssh.OPEN_RESOURCE_SHORTAGE, f"maximum packet below {SMALLEST_PACKET}"
-                )
+                raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, f"maximum packet below {SMALLEST_PACKET}")
             opened = await opening
         except asyncssh.ChannelOpenError as error:
             self._refuse(error)
@@ -144,7 +143,7 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
             raise
         except Exception:
             logger.exception("opening a channel failed")
-            self._refuse(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "internal error"))
+            self._refuse(asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "internal error"))
             return
         finally:
             self._opening = None

@@ -28,9 +28,12 @@ REKEY_TIMEOUT_S = 30.0
 _CONNECTION_NAMES = (
     "_deferred_packets",
     "_global_request_queue",
+    "_client_version",
     "_inpbuf",
     "_kex_complete",
     "_max_recv_pktlen",
+    "_recv_encryption",
+    "_server_version",
     "_transport",
 )
 _METHOD_NAMES = (
@@ -64,6 +67,7 @@ class Bounds:
         self.buffer_high = False
         self.pump_scheduled = False
         self.rekey_timer: asyncio.TimerHandle | None = None
+        self.handshake_timers: list[asyncio.TimerHandle] = []
 
 
 class BoundedConnection(SSHConnection):
@@ -114,6 +118,22 @@ class BoundedConnection(SSHConnection):
 
     # Key exchange
 
+    def watch_handshake(self, version_s: float, key_exchange_s: float) -> None:
+        """End the connection if the peer's version line, or its first NEWKEYS, takes longer than this."""
+        later = self._loop.call_later
+        self.bounds.handshake_timers = [
+            later(version_s, self._version_expired, version_s),
+            later(key_exchange_s, self._first_exchange_expired, key_exchange_s),
+        ]
+
+    def _version_expired(self, seconds: float) -> None:
+        if not (self._server_version and self._client_version):
+            self.connection_lost(asyncssh.ConnectionLost(f"no SSH version line within {seconds:g} s"))
+
+    def _first_exchange_expired(self, seconds: float) -> None:
+        if self._recv_encryption is None:
+            self.connection_lost(asyncssh.ConnectionLost(f"key exchange not finished within {seconds:g} s"))
+
     def _send_kexinit(self) -> None:
         super()._send_kexinit()
         self._stop_rekey_timer()
@@ -154,6 +174,8 @@ class BoundedConnection(SSHConnection):
 
     def _cleanup(self, exc: Exception | None) -> None:
         self._stop_rekey_timer()
+        for timer in self.bounds.handshake_timers:
+            timer.cancel()
         self.bounds.line.clear()
         super()._cleanup(exc)
         self.bounds.link = None

@@ -13,23 +13,16 @@ from pathlib import Path
 
 import asyncssh
 
-from ..errors import UsageError, WraithError, WrongPeer
+from ..errors import UnusableFile, UsageError, WraithError, WrongPeer
 from ..logs import event
+from ..options import HostKeyCheck
 from .algorithms import host_key_algorithms, refuse_old_signatures, why_unacceptable
 from .key_files import fingerprint_of
-from .known_hosts import HostKey, Judgement, KnownHosts, host_name, load_known_hosts, record_host_key
+from .known_hosts import HostKey, Judgement, KnownHosts, host_name, load_known_hosts, record_host_key, source_name
 
 _FINGERPRINT = re.compile(r"SHA256:([A-Za-z0-9+/]{43})=?", re.ASCII)
 
 _log = logging.getLogger(__name__)
-
-
-class HostKeyCheck(Enum):
-    """What happens to a key of a host that has no record. A changed key is refused under each."""
-
-    ASK = "ask"  # whoever sits at the terminal decides; then it is recorded
-    ACCEPT_NEW = "accept-new"  # it is accepted and recorded
-    STRICT = "strict"  # it is refused
 
 
 class Decision(Enum):
@@ -44,24 +37,29 @@ class Decision(Enum):
 class HostKeyPolicy:
     """Which host keys a client accepts. Raises UsageError for a malformed pin."""
 
-    known_hosts: Path
+    known_hosts: Path | bytes  # or the file's content: nothing can be recorded then
     check: HostKeyCheck = HostKeyCheck.ACCEPT_NEW
     pins: tuple[str, ...] = ()  # `SHA256:…`; with one or more of them nothing else decides, and nothing is recorded
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pins", tuple(parse_pin(pin) for pin in self.pins))
 
+    @property
+    def records(self) -> str:
+        """Name the known_hosts file."""
+        return source_name(self.known_hosts)
+
 
 @dataclass(frozen=True, slots=True)
 class ShownKey:
-    """The key a server showed, as a person is asked about it."""
+    """The key a server showed, as messages tell it."""
 
     host: str  # as records write it: `host` or `[host]:port`
     key_type: str
     fingerprint: str
 
 
-AskHostKey = Callable[[ShownKey], bool]  # True: the person at the terminal trusts it
+AskHostKey = Callable[[str, str], bool]  # given host and fingerprint; True: the person at the terminal trusts it
 RecordHostKey = Callable[[Path, str, int, bytes], Judgement]
 
 
@@ -81,7 +79,7 @@ def decide(policy: HostKeyPolicy, judgement: Judgement, shown: ShownKey) -> Deci
     """
     key = f"{shown.fingerprint} ({shown.key_type})"
     record = judgement.record
-    where = f"{policy.known_hosts}:{record.line}" if record is not None else str(policy.known_hosts)
+    where = f"{policy.records}:{record.line}" if record is not None else policy.records
     if judgement.host_key is HostKey.REVOKED:
         raise WrongPeer(f"the host key of {shown.host}, {key}, is revoked by {where}")
     if policy.pins:
@@ -92,14 +90,14 @@ def decide(policy: HostKeyPolicy, judgement: Judgement, shown: ShownKey) -> Deci
         return Decision.ACCEPT
     if judgement.host_key is HostKey.CHANGED:
         recorded = f" has {record.fingerprint} ({record.key_type})" if record is not None else " has another"
-        forget = f"ssh-keygen -R {shlex.quote(shown.host)} -f {shlex.quote(str(policy.known_hosts))}"
+        forget = f"ssh-keygen -R {shlex.quote(shown.host)} -f {shlex.quote(policy.records)}"
         raise WrongPeer(
             f"the host key of {shown.host} has changed, or somebody is in between: it is {key}, and {where}{recorded};"
             f" if the change is right, forget the old one with: {forget}"
         )
     if policy.check is HostKeyCheck.STRICT:
         raise WrongPeer(
-            f"{policy.known_hosts} has no host key for {shown.host}, and only recorded ones are accepted: it is {key};"
+            f"{policy.records} has no host key for {shown.host}, and only recorded ones are accepted: it is {key};"
             f" if that is right, pass --host-key {shown.fingerprint}"
         )
     return Decision.RECORD if policy.check is HostKeyCheck.ACCEPT_NEW else Decision.ASK
@@ -200,10 +198,12 @@ class HostKeyChecker:
                 f"the host key of {shown.host} is not known, and nobody can be asked: it is {shown.fingerprint}"
                 f" ({shown.key_type}); if that is right, pass --host-key {shown.fingerprint}"
             )
-        if not self._ask(shown):
+        if not self._ask(shown.host, shown.fingerprint):
             raise WrongPeer(f"the host key of {shown.host}, {shown.fingerprint}, was not accepted")
 
     def _remember(self, blob: bytes, shown: ShownKey) -> None:
+        if isinstance(self._policy.known_hosts, bytes):
+            raise UnusableFile(f"the host key of {shown.host} cannot be recorded in {self._policy.records}")
         judgement = self._record(self._policy.known_hosts, self._host, self._port, blob)
         if judgement.host_key is not HostKey.UNKNOWN:
             decide(self._policy, judgement, shown)  # somebody recorded one meanwhile: refused if it is another

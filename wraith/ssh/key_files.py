@@ -181,7 +181,7 @@ def generate_ed25519(
             raise UnusableFile(f"{taken} exists already; --force overwrites it")
     key = _new_key(comment)
     try:
-        private = key.export_private_key("openssh", passphrase or None, rounds=NEW_KEY_ROUNDS)
+        private = key.export_private_key("openssh", passphrase or None, rounds=NEW_KEY_ROUNDS, ignore_few_rounds=True)
     except ValueError as error:
         raise UnusableFile(f"private key {path} cannot be encrypted: {error}") from error
     _write_pair(path, private, key, replace=force)

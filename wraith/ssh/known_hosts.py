@@ -137,23 +137,26 @@ class KnownHosts:
                 yield record
 
 
-def load_known_hosts(path: Path) -> KnownHosts:
-    """Read and parse the file; one that does not exist is empty. Broken lines are skipped, with a WARN each.
+def load_known_hosts(source: Path | bytes) -> KnownHosts:
+    """Read and parse the file, or its content; a file that does not exist is empty.
+
+    Broken lines are skipped, with a WARN each.
 
     Raises UnusableFile when it exists and cannot be read.
     """
+    name = source_name(source)
     try:
-        data = read_file(path, "known_hosts", Guard.NOTHING, MAX_FILE)
+        data = source if isinstance(source, bytes) else read_file(source, "known_hosts", Guard.NOTHING, MAX_FILE)
     except UnusableFile as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            return KnownHosts(str(path))
+            return KnownHosts(name)
         raise
-    known = parse_known_hosts(data.decode("utf-8-sig", "replace"), str(path))
+    known = parse_known_hosts(data.decode("utf-8-sig", "replace"), name)
     for problem in known.problems[:MAX_SHOWN_PROBLEMS]:
-        event(_log, logging.WARNING, "known_hosts line skipped", file=path, line=problem.line, reason=problem.reason)
+        event(_log, logging.WARNING, "known_hosts line skipped", file=name, line=problem.line, reason=problem.reason)
     rest = len(known.problems) - MAX_SHOWN_PROBLEMS
     if rest > 0:
-        event(_log, logging.WARNING, "more known_hosts lines skipped", file=path, lines=rest)
+        event(_log, logging.WARNING, "more known_hosts lines skipped", file=name, lines=rest)
     return known
 
 
@@ -202,6 +205,11 @@ def parse_known_hosts(text: str, source: str) -> KnownHosts:
         if record is not None:
             records.append(record)
     return KnownHosts(source, tuple(records), tuple(problems))
+
+
+def source_name(source: Path | bytes) -> str:
+    """Name the file in messages."""
+    return "known_hosts given as bytes" if isinstance(source, bytes) else str(source)
 
 
 def format_record(host: str, port: int, key: bytes) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # packets. A peer that asks and does not read the answers is not read either, and then ended.
 UNREAD_ANSWERS_LIMIT = 2 << 20
 UNREAD_ANSWERS_TIMEOUT_S = 30.0
+SHOWN_BYTES = 16
 
 
 class Connection(Protocol):
@@ -47,6 +48,7 @@ class SSHLink(asyncio.BufferedProtocol):
         self._connection: Connection | None = connection
         self._view = memoryview(b"")
         self._holders: set[str] = set()
+        self.first_bytes = b""  # of the peer, to tell what it is when it is not SSH
         self._timer: asyncio.TimerHandle | None = None
         stream.attach(self, unread)
 
@@ -66,6 +68,8 @@ class SSHLink(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read."""
+        if len(self.first_bytes) < SHOWN_BYTES:
+            self.first_bytes += bytes(self._view[: min(nbytes, SHOWN_BYTES)])
         if self._connection is not None:
             self._connection.data_received(bytes(self._view[:nbytes]))
 

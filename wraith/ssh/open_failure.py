@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncssh
+from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_CONNECT_FAILED
 
 from wraith_transports import DialFailure
 
@@ -38,15 +39,15 @@ MAX_REASON = 200  # characters of a server's words that are shown
 
 def refusal(reason: DialFailure) -> asyncssh.ChannelOpenError:
     """Say to the client why its target could not be reached; never where it was."""
-    return asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, _WORDS[reason])
+    return asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, _WORDS[reason])
 
 
 def open_failed(code: int, words: str) -> OpenFailed:
     """Read a server's refusal."""
     shown = "".join(c if c.isprintable() else "?" for c in words[:MAX_REASON]) or "no reason given"
-    if code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+    if code == OPEN_ADMINISTRATIVELY_PROHIBITED:
         return OpenFailed(f"not allowed by the server: {shown}", OpenFailure.NOT_ALLOWED)
-    if code == asyncssh.OPEN_CONNECT_FAILED:
+    if code == OPEN_CONNECT_FAILED:
         lowered = words.lower()
         for part, reason in _FAILURES:
             if part in lowered:

@@ -1,0 +1,141 @@
+"""The client's side of SSH: logs in on a stream, and opens channels to targets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import asyncssh
+from asyncssh.connection import SSHConnection
+
+from wraith_transports import DuplexStream, format_address
+
+from ..errors import AuthenticationRefused, ConnectFailed, WraithError, WrongPeer
+from .attach import ClientAttachment
+from .budget import SESSION_CREDIT, CreditBudget
+from .channel import open_direct_tcpip
+from .connection import BoundedClientConnection
+from .host_key_policy import HostKeyChecker
+from .identities import Identities
+
+CHANNELS_TIMEOUT_S = 1.0  # at the end, for what channels still have to send
+CLOSE_TIMEOUT_S = 0.5  # and then for the last message
+
+logger = logging.getLogger(__name__)
+
+
+class ClientSession:
+    """A logged-in SSH session."""
+
+    def __init__(self, connection: BoundedClientConnection, owner: _Owner) -> None:
+        self._connection = connection
+        self._owner = owner
+
+    async def open_connection(
+        self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> DuplexStream:
+        """Open a stream to host and port as the server sees them. Raises OpenFailed."""
+        return await open_direct_tcpip(self._connection, host, port, origin)
+
+    async def wait_lost(self) -> Exception | None:
+        """Wait until the session is over; the reason, or None when it ended by agreement."""
+        return await asyncio.shield(self._owner.lost)
+
+    async def aclose(self) -> None:
+        """Close the channels, then the connection; bounded; never raises."""
+        await close_connection(self._connection)
+
+
+async def close_connection(connection: SSHConnection) -> None:
+    """End in the order that loses nothing: channels, connection. Bounded by the timeouts above."""
+    channels = list(connection._channels.values())  # noqa: SLF001 - the only list of them there is
+    for channel in channels:
+        channel.close()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + CHANNELS_TIMEOUT_S
+    while connection._channels and not connection.is_closed() and loop.time() < deadline:  # noqa: SLF001, ASYNC110
+        await asyncio.sleep(0.01)  # asyncssh announces no last channel
+    connection.close()
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await connection.wait_closed()
+    except TimeoutError:
+        connection.abort()
+
+
+async def start_client(
+    stream: DuplexStream, *, host: str, port: int, user: str, identities: Identities, host_keys: HostKeyChecker
+) -> ClientSession:
+    """Log in. Raises ConnectFailed, WrongPeer, AuthenticationRefused or UnusableFile; the stream is closed then."""
+    attachment = ClientAttachment(stream, CreditBudget(SESSION_CREDIT))
+    owner = _Owner(host_keys)
+    try:
+        connection = await attachment.start(
+            host,
+            port,
+            client_factory=lambda: owner,
+            username=user,
+            client_keys=identities.client_keys,
+            known_hosts=host_keys.known_hosts,
+            server_host_key_algs=host_keys.server_host_key_algs,
+        )
+    except (asyncssh.Error, OSError, ValueError, WraithError) as error:
+        if host_keys.failure is not None:
+            raise host_keys.failure from error
+        raise _translated(error, format_address(host, port), user, attachment) from error
+    return ClientSession(connection, owner)
+
+
+class _Owner(asyncssh.SSHClient):
+    """What asyncssh tells of the connection."""
+
+    def __init__(self, host_keys: HostKeyChecker) -> None:
+        self._host_keys = host_keys
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(exc)
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        del host, addr, port
+        return self._host_keys.accepts(key)
+
+
+def _translated(error: Exception, where: str, user: str, attachment: ClientAttachment) -> WraithError:
+    """Say in wraith's terms why a session did not start."""
+    if isinstance(error, WraithError):
+        return error
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        return WrongPeer(f"{where}: the host key is not accepted: {_shown(error)}")
+    if isinstance(error, asyncssh.PermissionDenied):
+        return AuthenticationRefused(
+            f"{where} refused every key offered for user {user!a}; is the key in its authorized_keys, "
+            "and is -l the right user?"
+        )
+    version = attachment.connection.get_extra_info("server_version") if attachment.connection else None
+    if version is None:
+        return ConnectFailed(f"{where} {_not_ssh(attachment, error)}")
+    if isinstance(error, asyncssh.KeyExchangeFailed):
+        return ConnectFailed(f"{where}: no common algorithm or a failed key exchange: {_shown(error)}")
+    return ConnectFailed(f"{where}: the connection ended before the login: {_shown(error)}")
+
+
+def _not_ssh(attachment: ClientAttachment, error: Exception) -> str:
+    first = attachment.link.first_bytes if attachment.link is not None else b""
+    if first.startswith((b"\x15\x03", b"\x16\x03")):
+        return "speaks TLS, not SSH: try --transport tls"
+    if first.startswith(b"HTTP/"):
+        return "answered as a web server, not SSH: if it is wraith's TLS port, try --transport tls"
+    if first.startswith(b"SSH-"):
+        return "speaks a version of SSH that is not 2.0"
+    if first:
+        return "does not speak SSH"
+    if isinstance(error, asyncssh.ConnectionLost) and "within" in str(error):
+        return f"sent nothing: {_shown(error)}"
+    return "closed the connection without a word of SSH"
+
+
+def _shown(error: Exception) -> str:
+    words = error.reason if isinstance(error, asyncssh.Error) else str(error)
+    return "".join(character if character.isprintable() else "?" for character in words[:300])
