@@ -5,6 +5,7 @@ from __future__ import annotations
 from .credentials import Credentials, parse_credentials, read_credentials
 from .events import Event, FrontProtocol, Refuse, Request, Send
 from .front import Front
+from .listener import SocksListener
 from .replies import failed, opened
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Refuse",
     "Request",
     "Send",
+    "SocksListener",
     "failed",
     "opened",
     "parse_credentials",
