@@ -10,8 +10,11 @@ from wraith.errors import ExitCode, UsageError, WraithError
 from .terminal import complain, say
 
 
-def guarded(command: str, work: Callable[[], ExitCode], *, tracebacks: bool = False) -> ExitCode:
-    """Do a command's work; whatever it raises becomes one line on stderr and the code that goes with it."""
+def guarded(command: str, work: Callable[[], ExitCode], *, tracebacks: bool | None = None) -> ExitCode:
+    """Do a command's work; whatever it raises becomes one line on stderr and the code that goes with it.
+
+    `tracebacks` is None for a command that has no -v to ask for them with.
+    """
     try:
         return work()
     except WraithError as error:
@@ -22,7 +25,7 @@ def guarded(command: str, work: Callable[[], ExitCode], *, tracebacks: bool = Fa
         return ExitCode.FAILED
     except Exception as error:  # the process's own boundary: a fault of ours ends it, in the same form
         _show_traceback(error, tracebacks)
-        more = "" if tracebacks else "; -vv shows where"
+        more = "; -vv shows where" if tracebacks is False else ""
         complain(f"an internal error, {type(error).__name__}: {error}{more}")
         return ExitCode.FAILED
 
@@ -32,6 +35,6 @@ def with_hint(message: str, command: str) -> str:
     return f"{message.rstrip('. ')} (see `{command} --help`)"
 
 
-def _show_traceback(error: Exception, tracebacks: bool) -> None:
+def _show_traceback(error: Exception, tracebacks: bool | None) -> None:
     if tracebacks:
         say("".join(traceback.format_exception(error)).rstrip())

@@ -1,0 +1,398 @@
+"""Claims about flags: the ones there are, what each comes to, and its variable in the environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from wraith.cli import connecting, main, serving
+from wraith.cli.app import app
+from wraith.cli.flags import Verbosity
+from wraith.errors import ExitCode
+from wraith.options import AddressFamily, ConnectOptions, HostKeyCheck, ServeOptions
+from wraith.specs import ListenSpec, LocalForwardSpec, OpenPattern, Scheme, SocksSpec, TcpBind, UnixBind
+
+PIN = "sha256//" + "A" * 43 + "="
+FINGERPRINT = "SHA256:" + "a" * 43
+OTHER_FINGERPRINT = "SHA256:" + "b" * 43
+
+FLAGS = {
+    "serve": "--key --authorized-keys --transport --listen --tls-cert --tls-key --permit-open --log-level -q -v",
+    "connect": "--server --transport -i --identity -l --user --known-hosts --host-key-check --host-key -D --socks5 "
+    "--no-socks5 -L --forward -4 -6 --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
+    "keygen": "-f --file --force -C --comment -N --passphrase",
+    "id": "",
+    "demo": "--keep",
+}
+
+
+class Captured:
+    """Stands where a command would start to run, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.options: Any = None
+        self.verbosity: Any = None
+
+    def __call__(self, options: ServeOptions | ConnectOptions, verbosity: Verbosity) -> ExitCode:
+        self.options, self.verbosity = options, verbosity
+        return ExitCode.DONE
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("WRAITH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WRAITH_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Captured:
+    captured = Captured()
+    monkeypatch.setattr(connecting, "_run", captured)
+    monkeypatch.setattr(serving, "_run", captured)
+    monkeypatch.setattr(connecting, "has_terminal", lambda: False)
+    return captured
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_lists_exactly_the_flags_there_are(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    options = capsys.readouterr().out.partition("Options:")[2]
+    listed: set[str] = set()
+    for line in re.findall(r"^  (-.*)$", options, re.MULTILINE):
+        listed |= set(re.findall(r"(?:^|, )(-[-\w]+)", line))
+    assert listed == {*FLAGS[command].split(), "--help"}
+
+
+def test_the_commands_are_these(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"^  ([a-z]+)  ", shown.partition("Commands:")[2], re.MULTILINE) == list(FLAGS)
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_every_flag_has_a_variable_named_after_it(command: str) -> None:
+    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    for parameter in parameters:
+        if parameter.param_type_name == "option":
+            longest = max(parameter.opts, key=len)
+            assert parameter.envvar == "WRAITH_" + longest.lstrip("-").replace("-", "_").upper()
+
+
+CONNECT_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ConnectOptions], object], object]] = [
+    ("server", ["--server", "h:1"], {"WRAITH_SERVER": "h:1"}, lambda o: (o.host, o.port), ("h", 1)),
+    ("transport", ["h", "--transport", "tls"], {"WRAITH_TRANSPORT": "tls"}, lambda o: o.transport, Scheme.TLS),
+    (
+        "identity",
+        ["h", "-i", "a", "--identity", "b c"],
+        {"WRAITH_IDENTITY": f"a{os.pathsep}{os.pathsep}b c"},
+        lambda o: o.identities,
+        (Path("a"), Path("b c")),
+    ),
+    ("user", ["h", "-l", "me"], {"WRAITH_USER": "me"}, lambda o: o.user, "me"),
+    ("known-hosts", ["h", "--known-hosts", "k"], {"WRAITH_KNOWN_HOSTS": "k"}, lambda o: o.known_hosts, Path("k")),
+    (
+        "host-key-check",
+        ["h", "--host-key-check", "strict"],
+        {"WRAITH_HOST_KEY_CHECK": "strict"},
+        lambda o: o.host_key_check,
+        HostKeyCheck.STRICT,
+    ),
+    (
+        "host-key",
+        ["h", "--host-key", FINGERPRINT, "--host-key", OTHER_FINGERPRINT],
+        {"WRAITH_HOST_KEY": f" {FINGERPRINT}\t{OTHER_FINGERPRINT} "},
+        lambda o: o.host_keys,
+        (FINGERPRINT, OTHER_FINGERPRINT),
+    ),
+    (
+        "socks5",
+        ["h", "-D", "1", "--socks5", "/a.sock"],
+        {"WRAITH_SOCKS5": "1 /a.sock"},
+        lambda o: o.socks,
+        (SocksSpec(TcpBind("127.0.0.1", 1)), SocksSpec(UnixBind("/a.sock"))),
+    ),
+    ("no-socks5", ["h", "--no-socks5"], {"WRAITH_NO_SOCKS5": "1"}, lambda o: o.socks, ()),
+    (
+        "forward",
+        ["h", "-L", "1:a:2", "--forward", "3:b:4"],
+        {"WRAITH_FORWARD": "1:a:2\n3:b:4"},
+        lambda o: (o.socks, o.forwards),
+        (
+            (),
+            (
+                LocalForwardSpec(TcpBind("localhost", 1), "a", 2),
+                LocalForwardSpec(TcpBind("localhost", 3), "b", 4),
+            ),
+        ),
+    ),
+    ("4", ["h", "-4"], {"WRAITH_4": "true"}, lambda o: o.family, AddressFamily.IPV4),
+    ("6", ["h", "-6"], {"WRAITH_6": "yes"}, lambda o: o.family, AddressFamily.IPV6),
+    (
+        "tls-server-name",
+        ["tls://h", "--tls-server-name", "n"],
+        {"WRAITH_TLS_SERVER_NAME": "n"},
+        lambda o: o.tls.server_name,
+        "n",
+    ),
+    ("tls-ca", ["tls://h", "--tls-ca", "c"], {"WRAITH_TLS_CA": "c"}, lambda o: o.tls.ca, Path("c")),
+    ("tls-pin", ["tls://h", "--tls-pin", PIN], {"WRAITH_TLS_PIN": PIN}, lambda o: o.tls.pins, (PIN,)),
+    ("insecure", ["tls://h", "--insecure"], {"WRAITH_INSECURE": "1"}, lambda o: o.tls.insecure, True),
+    (
+        "exit-on-failure",
+        ["h", "--exit-on-failure"],
+        {"WRAITH_EXIT_ON_FAILURE": "1"},
+        lambda o: o.exit_on_failure,
+        True,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "get", "expected"),
+    [case[1:] for case in CONNECT_CASES],
+    ids=[case[0] for case in CONNECT_CASES],
+)
+def test_connect_takes_each_flag_from_the_command_line_or_the_environment(
+    *,
+    arguments: list[str],
+    environment: dict[str, str],
+    get: Callable[[ConnectOptions], object],
+    expected: object,
+    told: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main(["connect", *arguments]) == 0
+    assert get(told.options) == expected
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    target = [] if "WRAITH_SERVER" in environment else arguments[:1]
+    assert main(["connect", *target]) == 0
+    assert get(told.options) == expected
+
+
+SERVE_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ServeOptions], object], object]] = [
+    ("key", ["--key", "k"], {"WRAITH_KEY": "k"}, lambda o: o.key, Path("k")),
+    (
+        "authorized-keys",
+        ["--authorized-keys", "a"],
+        {"WRAITH_AUTHORIZED_KEYS": "a"},
+        lambda o: o.authorized_keys,
+        Path("a"),
+    ),
+    ("transport", ["--transport", "tls"], {"WRAITH_TRANSPORT": "tls"}, lambda o: o.transport, Scheme.TLS),
+    (
+        "listen",
+        ["--listen", "[::1]:1", "--listen", "tls://*:2"],
+        {"WRAITH_LISTEN": "[::1]:1 tls://*:2"},
+        lambda o: o.listen,
+        (ListenSpec("::1", 1), ListenSpec("::", 2, Scheme.TLS)),
+    ),
+    (
+        "tls",
+        ["--transport", "tls", "--tls-cert", "c", "--tls-key", "k"],
+        {"WRAITH_TRANSPORT": "tls", "WRAITH_TLS_CERT": "c", "WRAITH_TLS_KEY": "k"},
+        lambda o: (o.tls.certificate, o.tls.key),
+        (Path("c"), Path("k")),
+    ),
+    (
+        "permit-open",
+        ["--permit-open", "a:1", "--permit-open", "*:2"],
+        {"WRAITH_PERMIT_OPEN": "a:1 *:2"},
+        lambda o: o.permit_open.patterns,
+        (OpenPattern("a", 1), OpenPattern(None, 2)),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "get", "expected"),
+    [case[1:] for case in SERVE_CASES],
+    ids=[case[0] for case in SERVE_CASES],
+)
+def test_serve_takes_each_flag_from_the_command_line_or_the_environment(
+    *,
+    arguments: list[str],
+    environment: dict[str, str],
+    get: Callable[[ServeOptions], object],
+    expected: object,
+    told: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main(["serve", *arguments]) == 0
+    assert get(told.options) == expected
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["serve"]) == 0
+    assert get(told.options) == expected
+
+
+def test_every_flag_of_both_commands_is_tried_above() -> None:
+    tried = {case[0] for case in CONNECT_CASES} | {"log-level", "q", "v"}
+    tried |= {case[0] for case in SERVE_CASES} - {"tls"} | {"tls-cert", "tls-key"}
+    aliases = {"i", "l", "D", "L"}
+    flags = {flag.lstrip("-") for command in ("serve", "connect") for flag in FLAGS[command].split()}
+    assert flags - aliases == tried
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "level", "quiet", "tracebacks"),
+    [
+        (["serve"], {}, logging.INFO, False, False),
+        (["serve", "-v"], {}, logging.DEBUG, False, False),
+        (["serve", "-vv"], {}, logging.DEBUG, False, True),
+        (["serve", "-v", "-v"], {}, logging.DEBUG, False, True),
+        (["serve", "-q"], {}, logging.ERROR, True, False),
+        (["serve", "--log-level", "warn"], {}, logging.WARNING, False, False),
+        (["serve", "-vv", "--log-level", "error"], {}, logging.ERROR, False, True),
+        (["serve"], {"WRAITH_LOG_LEVEL": "debug"}, logging.DEBUG, False, False),
+        (["connect", "h"], {}, logging.WARNING, False, False),
+        (["connect", "h", "-v"], {}, logging.INFO, False, False),
+        (["connect", "h", "-vv"], {}, logging.DEBUG, False, True),
+        (["connect", "h", "-q"], {}, logging.ERROR, True, False),
+        (["connect", "h"], {"WRAITH_V": "2"}, logging.DEBUG, False, True),
+        (["connect", "h"], {"WRAITH_Q": "1"}, logging.ERROR, True, False),
+        (["connect", "h", "-v"], {"WRAITH_Q": "1"}, logging.INFO, False, False),
+    ],
+)
+def test_how_much_is_said(
+    *,
+    arguments: list[str],
+    environment: dict[str, str],
+    level: int,
+    quiet: bool,
+    tracebacks: bool,
+    told: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(arguments) == 0
+    assert told.verbosity == Verbosity(level, quiet, tracebacks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "get", "expected"),
+    [
+        (["h"], {"WRAITH_SERVER": "other"}, lambda o: o.host, "h"),
+        (["h", "-4"], {"WRAITH_6": "1"}, lambda o: o.family, AddressFamily.IPV4),
+        (["h", "-D", "1"], {"WRAITH_NO_SOCKS5": "1"}, lambda o: len(o.socks), 1),
+        (["h", "--no-socks5"], {"WRAITH_SOCKS5": "1"}, lambda o: o.socks, ()),
+        (["tls://h"], {"WRAITH_TRANSPORT": "tcp"}, lambda o: o.transport, Scheme.TLS),
+        (["me@h"], {"WRAITH_USER": "you"}, lambda o: o.user, "me"),
+        (["h"], {"WRAITH_TLS_PIN": PIN, "WRAITH_INSECURE": "1"}, lambda o: o.tls.pins, ()),
+        (["h"], {"WRAITH_4": "0", "WRAITH_6": "1"}, lambda o: o.family, AddressFamily.IPV6),
+        (["h"], {"WRAITH_TRANSPORT": ""}, lambda o: o.transport, Scheme.TCP),
+    ],
+)
+def test_the_command_line_outranks_the_environment(
+    *,
+    arguments: list[str],
+    environment: dict[str, str],
+    get: Callable[[ConnectOptions], object],
+    expected: object,
+    told: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["connect", *arguments]) == 0
+    assert get(told.options) == expected
+
+
+def test_defaults_of_connect(told: Captured, tmp_path: Path) -> None:
+    assert main(["connect", "h"]) == 0
+    assert told.options == ConnectOptions(
+        "h", None, "wraith", known_hosts=tmp_path / "known_hosts", socks=(SocksSpec(TcpBind("127.0.0.1", 1080)),)
+    )
+
+
+def test_an_unknown_host_key_is_asked_about_only_where_there_is_a_terminal(
+    told: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["connect", "h"]) == 0
+    assert told.options.host_key_check is HostKeyCheck.ACCEPT_NEW
+    monkeypatch.setattr(connecting, "has_terminal", lambda: True)
+    assert main(["connect", "h"]) == 0
+    assert told.options.host_key_check is HostKeyCheck.ASK
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--bogus"], "no such option"),
+        (["conect"], "Did you mean 'connect'"),
+        (["connect"], "no server was named"),
+        (["connect", ""], "no server was named"),
+        (["connect", "h", "extra"], "unexpected extra argument"),
+        (["connect", "h", "--tls-pinn", PIN], "no such option: --tls-pinn"),
+        (["connect", "h", "-L"], "requires an argument"),
+        (["connect", "h", "-L", "1:2"], "-L 1:2"),
+        (["connect", "h", "-D", "x"], "-D x"),
+        (["connect", "h:0"], "h:0"),
+        (["connect", "ssh://h"], "ssh://"),
+        (["connect", "h", "--server", "i"], "TARGET and --server exclude each other"),
+        (["connect", "--server", "me@h"], "--server is HOST[:PORT]"),
+        (["connect", "--server", "tls://h"], "--server is HOST[:PORT]"),
+        (["connect", "tls://h", "--transport", "tcp"], "contradict"),
+        (["connect", "me@h", "-l", "you"], "contradict"),
+        (["connect", "h", "-4", "-6"], "-4 and -6 exclude each other"),
+        (["connect", "h", "-D", "1", "--no-socks5"], "exclude each other"),
+        (["connect", "h", "-q", "-v"], "-q and -v exclude each other"),
+        (["connect", "h", "--tls-pin", PIN], "--tls-pin has no use without TLS"),
+        (["connect", "h", "--insecure"], "--insecure has no use without TLS"),
+        (["connect", "tls://h", "--insecure", "--tls-pin", PIN], "contradict"),
+        (["connect", "h", "--host-key", "x"], "--host-key"),
+        (["connect", "h", "--transport", "quic"], "'quic' is not one of 'tcp', 'tls'"),
+        (["connect", "h", "--host-key-check", "no"], "'no' is not one of"),
+        (["connect", "h", "--proxy", "socks5://p"], "no such option: --proxy"),
+        (["connect", "h", "--log-level", "debug"], "no such option: --log-level"),
+        (["serve", "extra"], "unexpected extra argument"),
+        (["serve", "--listen", "1"], "--listen 1"),
+        (["serve", "--permit-open", "h"], "--permit-open h"),
+        (["serve", "--tls-cert", "c", "--transport", "tls"], "--tls-key"),
+        (["serve", "--tls-cert", "c", "--tls-key", "k"], "--tls-cert has no use without a tls address"),
+        (["serve", "--log-level", "loud"], "'loud' is not one of"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_with_a_hint_and_exit_code_2(
+    arguments: list[str], says: str, told: Captured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("wraith: ")
+    assert says in err
+    command = " ".join(["wraith", *[word for word in arguments[:1] if word in FLAGS]])
+    assert err.endswith(f"(see `{command} --help`)\n")
+    assert told.options is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WRAITH_TRANSPORT": "quic"}, "'quic'"),
+        ({"WRAITH_4": "perhaps"}, "'-4'"),
+        ({"WRAITH_FORWARD": "1:2"}, "1:2"),
+        ({"WRAITH_4": "1", "WRAITH_6": "1"}, "-4 and -6"),
+    ],
+)
+def test_a_wrong_variable_is_a_usage_error_too(
+    environment: dict[str, str],
+    says: str,
+    told: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["connect", "h"]) == ExitCode.USAGE
+    assert says in capsys.readouterr().err
