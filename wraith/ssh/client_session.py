@@ -75,11 +75,11 @@ async def start_client(
             port,
             client_factory=lambda: owner,
             username=user,
-            client_keys=identities.client_keys,
+            client_keys=list(identities.client_keys),  # a tuple would be a key and its certificate
             known_hosts=host_keys.known_hosts,
             server_host_key_algs=host_keys.server_host_key_algs,
         )
-    except (asyncssh.Error, OSError, ValueError, WraithError) as error:
+    except (asyncssh.Error, OSError, WraithError) as error:
         if host_keys.failure is not None:
             raise host_keys.failure from error
         raise _translated(error, format_address(host, port), user, attachment) from error

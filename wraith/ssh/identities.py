@@ -69,8 +69,13 @@ class Identities:
     login, and the agent is called again when it is needed.
     """
 
-    client_keys: tuple[asyncssh.SSHKeyPair, ...]
+    key_pairs: tuple[asyncssh.SSHKeyPair, ...]
     _agent: asyncssh.SSHAgentClient | None = field(default=None, repr=False)
+
+    @property
+    def client_keys(self) -> list[asyncssh.SSHKeyPair]:
+        """The key pairs as asyncssh wants them: it takes a tuple of two for one key and its certificate."""
+        return list(self.key_pairs)
 
     async def aclose(self) -> None:
         """Hang up on the agent; idempotent; never raises."""

@@ -40,7 +40,11 @@ class TcpAcceptor:
         """Bind and listen."""
         self._sockets = await _bind(self._host, self._port)
         self._queue = AcceptQueue()
-        self._tasks = [asyncio.create_task(self._accept_on(sock, self._queue)) for sock in self._sockets]
+        for sock in self._sockets:
+            task = asyncio.create_task(self._accept_on(sock, self._queue))
+            # Not in the task itself: one that is cancelled before its first step runs nothing.
+            task.add_done_callback(lambda _, sock=sock: sock.close())  # type: ignore[misc]
+            self._tasks.append(task)
 
     def addresses(self) -> Sequence[str]:
         """Say where it listens, with real ports."""
@@ -89,8 +93,6 @@ class TcpAcceptor:
                     stream.abort()
         except asyncio.CancelledError:
             pass
-        finally:
-            sock.close()
 
 
 async def _bind(host: str, port: int) -> list[socket.socket]:

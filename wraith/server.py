@@ -1,0 +1,179 @@
+"""The library's server: accepts SSH sessions from one or more transports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import asyncssh
+
+from wraith_transports import (
+    AcceptorClosed,
+    DirectDialer,
+    DuplexStream,
+    TcpAcceptor,
+    TransportAcceptor,
+    TransportInfo,
+)
+from wraith_transports import AddressUnavailable as TransportAddressUnavailable
+from wraith_transports.tls import TlsAcceptor
+
+from .errors import AddressUnavailable
+from .options import ServeOptions, default_directory
+from .paths import HOST_KEY
+from .presets import PRESETS, Security
+from .specs import ListenSpec, Scheme
+from .ssh.attach import ServerAttachment
+from .ssh.budget import SESSION_CREDIT, TOTAL_CREDIT, CreditBudget
+from .ssh.client_session import close_connection
+from .ssh.connection import BoundedServerConnection
+from .ssh.key_files import fingerprint, load_or_create_host_key, load_private_key
+from .ssh.key_ring import KeyRing
+from .ssh.server_session import ServerRules, ServerSession
+from .tls_certificate import TlsCertificate, tls_certificate
+
+
+class Server:
+    """Serves from `async with` until `aclose`, or until the block is left."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        self._options = options
+        self._acceptors: list[TransportAcceptor] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._connections: dict[str, BoundedServerConnection] = {}
+        self._credit = CreditBudget(TOTAL_CREDIT)
+        self._certificate: TlsCertificate | None = None
+        self._attachment: ServerAttachment | None = None
+        self._rules: ServerRules | None = None
+        self._closed = asyncio.Event()
+        self._stopping = False
+        self.host_key_fingerprint = ""
+        self.host_key_created = False
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """Read the keys, bind and listen. Raises UnusableFile or AddressUnavailable, and then nothing stays bound."""
+        options = self._options
+        host_key = self._load_host_key()
+        self.host_key_fingerprint = fingerprint(host_key)
+        self._rules = ServerRules(
+            keys=KeyRing(options.authorized_keys),
+            permit_open=options.permit_open,
+            dialer=DirectDialer(),
+            max_auth_attempts=options.max_auth_attempts,
+            max_channels=options.max_channels,
+        )
+        if any(PRESETS[spec.scheme or Scheme.TCP].security is Security.TLS for spec in options.listening):
+            self._certificate = tls_certificate(options.tls)
+        self._attachment = await ServerAttachment.create(host_key, self._credit)
+        try:
+            for spec in options.listening:
+                acceptor = self._make_acceptor(spec)
+                self._acceptors.append(acceptor)
+                await acceptor.start()
+        except TransportAddressUnavailable as error:
+            await self._close_acceptors()
+            raise AddressUnavailable(f"{error} with --listen") from error
+        except BaseException:
+            await self._close_acceptors()
+            raise
+        self._tasks = [asyncio.create_task(self._accept_from(acceptor)) for acceptor in self._acceptors]
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where it listens, as scheme://host:port with real ports."""
+        return [address for acceptor in self._acceptors for address in acceptor.addresses()]
+
+    @property
+    def tls_pin(self) -> str | None:
+        """The pin of a self-signed certificate, which clients cannot check otherwise."""
+        return self._certificate.pin if self._certificate is not None else None
+
+    @property
+    def sessions(self) -> int:
+        """How many connections there are now, logged in or not."""
+        return len(self._connections)
+
+    async def wait_closed(self) -> None:
+        """Wait until the server was closed."""
+        await self._closed.wait()
+
+    async def aclose(self) -> None:
+        """Stop accepting, end channels and sessions; bounded by 2 s, idempotent, never raises."""
+        if self._stopping:
+            await self._closed.wait()
+            return
+        self._stopping = True
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        await asyncio.gather(*(close_connection(each) for each in list(self._connections.values())))
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._close_acceptors()
+        self._closed.set()
+
+    def _load_host_key(self) -> asyncssh.SSHKey:
+        source = self._options.key
+        if isinstance(source, bytes):
+            return load_private_key(source)
+        if source is not None and source.exists():
+            return load_private_key(source)
+        loaded = load_or_create_host_key(source if source is not None else default_host_key())
+        self.host_key_created = loaded.created
+        return loaded.key
+
+    def _make_acceptor(self, spec: ListenSpec) -> TransportAcceptor:
+        preset = PRESETS[spec.scheme or Scheme.TCP]
+        if preset.security is Security.RAW:
+            return TcpAcceptor(spec.host, spec.port)
+        assert self._certificate is not None
+        context = self._certificate.context
+        return TlsAcceptor(TcpAcceptor(spec.host, spec.port, kind="tls"), lambda _hello: context)
+
+    async def _close_acceptors(self) -> None:
+        for acceptor in self._acceptors:
+            await acceptor.aclose()
+
+    async def _accept_from(self, acceptor: TransportAcceptor) -> None:
+        with contextlib.suppress(AcceptorClosed):
+            while True:
+                self._start_session(*await acceptor.accept())
+
+    def _start_session(self, stream: DuplexStream, info: TransportInfo) -> None:
+        assert self._attachment is not None
+        assert self._rules is not None
+        if len(self._connections) >= self._options.max_sessions or self._stopping:
+            stream.abort()
+            return
+        name = secrets.token_hex(4)
+        budget = CreditBudget(SESSION_CREDIT, self._credit)
+        session = ServerSession(self._rules, stream, info, name, lambda: self._forget(name))
+        self._connections[name] = self._attachment.start(stream, session, budget)
+
+    def _forget(self, name: str) -> None:
+        self._connections.pop(name, None)
+
+
+def serve(options: ServeOptions) -> Server:
+    """Prepare a server: `async with wraith.serve(options) as server`."""
+    return Server(options)
+
+
+def default_host_key() -> Path:
+    """Name the host key file that is made on the first start."""
+    return default_directory() / HOST_KEY
