@@ -76,6 +76,10 @@ def run(
             return runner.run(_supervised(work, interruption))
     except KeyboardInterrupt:  # before the handlers were in place
         return when_stopped
+    except asyncio.CancelledError:  # asked to stop in the turn in which the work ended anyway
+        if not interruption.requested:
+            raise
+        return when_stopped
 
 
 async def _supervised(
