@@ -36,6 +36,7 @@ class DemoResult:
     seconds: float = 0.0
     intact: bool = False
     failure: str = ""
+    socks_port: int = 0
 
 
 async def demonstrate(*, keep: bool, size: int = DEMO_BYTES) -> ExitCode:
@@ -47,22 +48,34 @@ async def demonstrate(*, keep: bool, size: int = DEMO_BYTES) -> ExitCode:
             expected = Fetched(size, target.sha256())
             for transport in Scheme:
                 say(f"{transport.value}: {size >> 20} MiB through SOCKS5 ...")
-                is_last = transport is list(Scheme)[-1]
                 async with contextlib.AsyncExitStack() as stack:
-                    try:
-                        async with asyncio.timeout(TIME_LIMIT_S):
-                            port = await stack.enter_async_context(_tunnel(transport, Path(folder), target.port))
-                            results.append(await _measure(transport, port, target.port, expected))
-                    except TimeoutError:
-                        results.append(DemoResult(transport, failure=f"not done after {TIME_LIMIT_S:.0f} s"))
-                    except WraithError as error:
-                        results.append(DemoResult(transport, failure=str(error)))
-                    if keep and is_last and results[-1].intact:
+                    result = await _try(transport, Path(folder), target.port, expected, stack)
+                    results.append(result)
+                    if keep and len(results) == len(Scheme):
                         await kept.enter_async_context(stack.pop_all())
             show_results(results)
             if keep and results[-1].intact:
-                await _until_interrupted(port, target.port)
+                await _until_interrupted(results[-1].socks_port, target.port)
     return ExitCode.DONE if all(result.intact for result in results) else ExitCode.FAILED
+
+
+async def _try(
+    transport: Scheme, folder: Path, target_port: int, expected: Fetched, stack: contextlib.AsyncExitStack
+) -> DemoResult:
+    """Set a tunnel up, which lives as long as `stack`, and fetch the page through it."""
+    try:
+        async with asyncio.timeout(TIME_LIMIT_S):
+            socks_port = await stack.enter_async_context(_tunnel(transport, folder, target_port))
+            started = time.perf_counter()
+            fetched = await fetch(socks_port, LOOPBACK, target_port)
+            seconds = time.perf_counter() - started
+    except TimeoutError:
+        return DemoResult(transport, failure=f"not done after {TIME_LIMIT_S:.0f} s")
+    except WraithError as error:
+        return DemoResult(transport, failure=str(error))
+    intact = fetched == expected
+    failure = "" if intact else f"{fetched.size} of {expected.size} bytes, SHA-256 {fetched.sha256}"
+    return DemoResult(transport, fetched.size, seconds, intact, failure, socks_port)
 
 
 @contextlib.asynccontextmanager
@@ -99,15 +112,6 @@ async def _tunnel(transport: Scheme, folder: Path, target_port: int) -> AsyncIte
                 yield port
             finally:
                 await socks.aclose()
-
-
-async def _measure(transport: Scheme, socks_port: int, target_port: int, expected: Fetched) -> DemoResult:
-    started = time.perf_counter()
-    fetched = await fetch(socks_port, LOOPBACK, target_port)
-    seconds = time.perf_counter() - started
-    intact = fetched == expected
-    failure = "" if intact else f"{fetched.size} of {expected.size} bytes, SHA-256 {fetched.sha256}"
-    return DemoResult(transport, fetched.size, seconds, intact, failure)
 
 
 async def _until_interrupted(socks_port: int, target_port: int) -> None:

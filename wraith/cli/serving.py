@@ -128,6 +128,7 @@ def _summary(options: ServeOptions, server: Server) -> ServeSummary:
     return ServeSummary(
         addresses=server.addresses,
         host_key=server.host_key_fingerprint,
+        host_key_is_new=server.host_key_created,
         tls_pin=server.tls_pin,
         authorized_keys=path,
         nobody_may_log_in=path is not None and not path.exists(),

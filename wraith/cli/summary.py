@@ -19,6 +19,7 @@ class ServeSummary:
 
     addresses: Sequence[str]  # scheme://host:port
     host_key: str  # fingerprint
+    host_key_is_new: bool
     tls_pin: str | None  # of a self-signed certificate
     authorized_keys: Path | None  # None: given as bytes
     nobody_may_log_in: bool
@@ -26,7 +27,7 @@ class ServeSummary:
     def text(self) -> str:
         """Give the lines, without the last line end."""
         rows = [("listening on", address) for address in self.addresses]
-        rows.append(("host key", self.host_key))
+        rows.append(("host key", self.host_key + (" (new)" if self.host_key_is_new else "")))
         if self.tls_pin is not None:
             rows.append(("TLS pin", self.tls_pin))
         if self.authorized_keys is not None:
