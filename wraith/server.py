@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,9 @@ from .ssh.key_files import fingerprint, load_or_create_host_key, load_private_ke
 from .ssh.key_ring import KeyRing
 from .ssh.server_session import ServerRules, ServerSession
 from .tls_certificate import TlsCertificate, tls_certificate
+
+
+logger = logging.getLogger(__name__)
 
 
 class Server:
@@ -163,7 +167,11 @@ class Server:
         name = secrets.token_hex(4)
         budget = CreditBudget(SESSION_CREDIT, self._credit)
         session = ServerSession(self._rules, stream, info, name, lambda: self._forget(name))
-        self._connections[name] = self._attachment.start(stream, session, budget)
+        try:
+            self._connections[name] = self._attachment.start(stream, session, budget)
+        except Exception:  # contained here: one connection, not the loop that accepts
+            logger.exception("a session could not be started")
+            stream.abort()
 
     def _forget(self, name: str) -> None:
         self._connections.pop(name, None)

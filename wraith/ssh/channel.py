@@ -198,7 +198,7 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
         return True
 
     def process_connection_close(self, exc: Exception | None) -> None:
-        """Take the end of the connection (asyncssh calls this)."""
+        """Take the end of the connection (asyncssh calls this); what is held may still be read for a while."""
         del exc
         self._close_sent = self._close_received = True
         if self._opening is not None:
@@ -206,8 +206,11 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
         if self._confirmation is not None and not self._confirmation.done():
             self._confirmation.set_exception(OpenFailed("the session ended", OpenFailure.SESSION_DOWN))
             self._confirmation.exception()
-        self._forget()
+        self._leave_connection()
         self._carrier_lost(ConnectionResetError("the session ended"))
+        if self._inbox.held:
+            self._timer = self._loop.call_later(self._flush_timeout_s, self.abort)
+        self._forget_when_read()
 
     def _count_received(self, count: int) -> None:
         if self._peer_has_ended:
@@ -238,20 +241,30 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
         self._close_received = True
         whole = self._peer_has_ended or self._close_sent
         self._drop_queue()
-        self._send_close()
-        self._forget()
         # OpenSSH and wraith say EOF before CLOSE unless something was cut off.
         self._carrier_lost(None if whole else ConnectionResetError("the other side cut the connection off"))
+        self._forget_when_read()
 
     def _delivered(self, count: int) -> None:
         self._untaken += count
         if not self._inbox.paused:
             self._give_taken()
+        self._forget_when_read()
 
     def resume_reading(self) -> None:
         """Deliver again; what was delivered before the pause is taken now."""
         super().resume_reading()
         self._give_taken()
+
+    def close(self) -> None:
+        """End in order."""
+        super().close()
+        self._forget_when_read()
+
+    def abort(self) -> None:
+        """Drop everything and reset."""
+        super().abort()
+        self._forget_when_read()
 
     def _give_taken(self) -> None:
         count, self._untaken = self._untaken, 0
@@ -332,13 +345,22 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
             self._close_sent = True
             self._send(MSG_CLOSE)
 
+    def _forget_when_read(self) -> None:
+        """Agree to the peer's CLOSE once nothing is held: until then the channel counts, and its credit is out.
+
+        Otherwise a peer could fill a window, close, and fill the next, with a reader that has stopped.
+        """
+        if self._close_received and not self._inbox.held:
+            self._send_close()
+            self._forget()
+
     def _forget(self) -> None:
         """Give up the channel number and the window; nothing more will come for them."""
         self._window.release()
         self._cancel_timer()
-        self._gone_from_connection()
+        self._leave_connection()
 
-    def _gone_from_connection(self) -> None:
+    def _leave_connection(self) -> None:
         if self._number >= 0:
             self._connection.remove_channel(self._number)
             self._number = -1
