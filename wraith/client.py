@@ -18,6 +18,7 @@ from .presets import PRESETS, Security
 from .ssh.client_session import ClientSession, start_client
 from .ssh.host_key_policy import HostKeyChecker, HostKeyPolicy
 from .ssh.identities import load_identities
+from .ssh.known_hosts import load_known_hosts
 
 _FAMILIES = {
     AddressFamily.ANY: Family.ANY,
@@ -54,12 +55,8 @@ class Session:
         Raises ConnectFailed, WrongPeer, AuthenticationRefused or UnusableFile.
         """
         options = self._options
-        checker = HostKeyChecker(
-            HostKeyPolicy(options.known_hosts, options.host_key_check, options.host_keys),
-            options.host,
-            options.server_port,
-            ask=options.confirm_host_key,
-        )
+        policy = HostKeyPolicy(options.known_hosts, options.host_key_check, options.host_keys)
+        known = load_known_hosts(options.known_hosts)  # before anything is dialled: it may be unusable
         identities = await load_identities(
             options.identities,
             folder=default_directory(),
@@ -69,9 +66,17 @@ class Session:
         )
         try:
             try:
-                stream, _ = await self._transport.connect()
+                stream, info = await self._transport.connect()
             except TransportError as error:
                 raise _translated(error) from error
+            checker = HostKeyChecker(
+                policy,
+                options.host,
+                options.server_port,
+                address=info.remote_address[0],
+                ask=options.confirm_host_key,
+                known=known,
+            )
             self._session = await start_client(
                 stream,
                 host=options.host,

@@ -38,7 +38,6 @@ from .ssh.key_ring import KeyRing
 from .ssh.server_session import ServerRules, ServerSession
 from .tls_certificate import TlsCertificate, tls_certificate
 
-
 logger = logging.getLogger(__name__)
 
 
