@@ -91,7 +91,7 @@ def start(home: Path, env: dict[str, str]) -> Iterator[Start]:
 @pytest.fixture
 def server(start: Start, home: Path, env: dict[str, str]) -> tuple[Command, str]:
     """A server that lets the client's key in, and its address."""
-    assert wraith("keygen", env=env, stdin=subprocess.DEVNULL).returncode == 0
+    assert wraith("keygen", env=env).returncode == 0
     folder = home / "wraith"
     (folder / "authorized_keys").write_text((folder / "id_ed25519.pub").read_text())
     (folder / "authorized_keys").chmod(0o600)
@@ -173,9 +173,9 @@ def test_the_host_key_is_recorded_with_a_warning_and_then_known(server: tuple[Co
 def test_a_key_that_is_put_in_place_later_is_picked_up(start: Start, home: Path, env: dict[str, str]) -> None:
     server = start("serve", *LOOPBACK)
     address = server.wait_for(r"tcp://(127\.0\.0\.1:\d+)")
-    assert wraith("connect", address, env=env, start_new_session=True).returncode == ExitCode.UNUSABLE_FILE
-    assert wraith("keygen", env=env, start_new_session=True).returncode == 0
-    refused = wraith("connect", address, "-D", "0", "-q", env=env, start_new_session=True)
+    assert wraith("connect", address, env=env).returncode == ExitCode.UNUSABLE_FILE
+    assert wraith("keygen", env=env).returncode == 0
+    refused = wraith("connect", address, "-D", "0", "-q", env=env)
     assert refused.returncode == ExitCode.AUTHENTICATION_REFUSED
     assert "-l" in refused.stderr
     assert refused.stderr.count("\n") == 1

@@ -32,7 +32,8 @@ def environment(**more: str) -> dict[str, str]:
 
 def wraith(*arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
     """Run a `wraith` command to its end."""
-    how = {"capture_output": True, "env": environment()} | how
+    # A session of its own has no terminal: nothing may ask whoever runs the tests.
+    how = {"capture_output": True, "env": environment(), "start_new_session": True} | how
     return subprocess.run([sys.executable, "-m", "wraith", *arguments], text=True, timeout=LIMIT_S, check=False, **how)
 
 
