@@ -21,10 +21,12 @@ class RefusingChannel(ChannelStream):
             return super().process_packet(pkttype, pktid, packet)
         request = packet.get_string()
         wants_reply = packet.get_boolean()
-        granted = request in (b"shell", b"exec")
+        says_no = request in (b"shell", b"exec")
+        # A terminal is granted and never made: ssh without one says a line of its own before ours.
+        granted = says_no or request == b"pty-req"
         if wants_reply:
             self._send(MSG_SUCCESS if granted else MSG_FAILURE)
-        if granted:
+        if says_no:
             self._say_no()
         return True
 
