@@ -33,6 +33,7 @@ _CONNECTION_NAMES = (
     "_kex_complete",
     "_max_recv_pktlen",
     "_recv_encryption",
+    "_rekey_bytes_sent",
     "_server_version",
     "_transport",
 )
@@ -159,6 +160,8 @@ class BoundedConnection(SSHConnection):
         """Let asyncssh parse, then look at what it had to put aside."""
         if self._transport is None:
             return
+        # RFC 4253, section 9 counts both directions; asyncssh counts what it sends.
+        self._rekey_bytes_sent += len(data)
         super().data_received(data, datatype)
         if len(self._deferred_packets) > MAX_DEFERRED:
             self.connection_lost(asyncssh.ProtocolError("too many requests during a key exchange"))
