@@ -27,6 +27,7 @@ from tests.support.tools import need
 ROOT = Path(__file__).resolve().parents[2]
 TERMINATION_S = 3.0  # for a process to end by itself before it is killed
 KILL_S = 10.0  # that the kernel may take to end a process that was killed
+WRAITH = (sys.executable, "-m", "wraith")
 SHOWN = 8000  # characters of a process's output that a failing test shows
 
 _numbers = count(1)
@@ -207,9 +208,6 @@ def run_program(
 def wraith(*arguments: str | Path, folder: Path, limit_s: float = LIMIT_S, **more: str) -> Finished:
     """Run one `wraith` command to its end; `more` are environment variables."""
     return run_program(*WRAITH, *arguments, folder=folder, limit_s=limit_s, env=environment(folder, **more))
-
-
-WRAITH = (sys.executable, "-m", "wraith")
 
 
 class Peer(Protocol):

@@ -141,7 +141,9 @@ def answer_with_digest(connection: socket.socket) -> None:
 
 
 def send_for_ever(connection: socket.socket) -> None:
-    """Send as fast as the peer takes it."""
+    """Answer an HTTP request with a page that has no end, as fast as the peer takes it."""
+    read_head(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
     block = bytes(CHUNK)
     while True:
         connection.sendall(block)
