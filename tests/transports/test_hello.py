@@ -21,6 +21,7 @@ from wraith_transports.tls.hello import (
     HelloReader,
     Malformed,
     NotTls,
+    TooLong,
 )
 
 
@@ -175,8 +176,6 @@ def test_nothing_yet_is_no_verdict() -> None:
     [
         (b"\x80\x2e\x01\x00\x02", "SSLv2"),
         (b"\x16\x02\x00\x00\x01\x01", "record version"),
-        (b"\x16\x03\x01\xff\xff", "longer"),
-        (b"\x16\x03\x01\x00\x04\x01\x01\x00\x00", "longer"),
         (b"\x16\x03\x01\x00\x01\x02", "handshake message"),
         (HELLO[:5][:3] + b"\x00\x01\x01" + b"\x17\x03\x01\x00\x01\x00", "type 23"),
         (client_hello(server_name(b"a") + server_name(b"b")), "twice"),
@@ -215,8 +214,14 @@ def test_a_hello_that_never_ends_is_refused_at_the_limit() -> None:
         fed += 100
         if verdict is not HelloProgress.NEED_MORE:
             break
-    assert isinstance(verdict, Malformed)
+    assert verdict == TooLong()
     assert fed <= MAX_HELLO + 200
+
+
+@pytest.mark.parametrize("wire", [b"\x16\x03\x01\xff\xff", b"\x16\x03\x01\x00\x04\x01\x01\x00\x00"])
+def test_a_length_beyond_the_limit_is_refused_at_once(wire: bytes) -> None:
+    assert feed_all([wire]) == TooLong()
+    assert feed_all([wire[at : at + 1] for at in range(len(wire))]) == TooLong()
 
 
 def hello_of_program(arguments: Sequence[str], listener: socket.socket) -> ClientHello:

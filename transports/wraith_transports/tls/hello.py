@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from wraith_transports.stream import Buffer
+from ..stream import Buffer
 
 MAX_HELLO = 16 << 10  # records and all; browsers with post-quantum shares send 2 KiB
 _RECORD_HEADER = 5
@@ -60,7 +60,12 @@ class Malformed:
     raw: bytes
 
 
-Hello = ClientHello | NotTls | Malformed
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """A hello that would end behind MAX_HELLO."""
+
+
+Hello = ClientHello | NotTls | Malformed | TooLong
 
 
 class HelloReader:
@@ -74,11 +79,6 @@ class HelloReader:
         self._raw = bytearray()
         self._record = 0  # where the next record header starts in _raw
         self._message = bytearray()  # the handshake message, without record headers
-
-    @property
-    def received(self) -> int:
-        """How many bytes were fed."""
-        return len(self._raw)
 
     def feed(self, data: Buffer) -> Hello | HelloProgress:
         """Take the next bytes and say what they are, as soon as that is certain."""
@@ -98,7 +98,7 @@ class HelloReader:
     def _malformed(self, reason: str) -> Malformed:
         return Malformed(reason, bytes(self._raw))
 
-    def _collect(self) -> ClientHello | HelloProgress:
+    def _collect(self) -> ClientHello | TooLong | HelloProgress:
         raw = self._raw
         while len(raw) - self._record >= _RECORD_HEADER:
             start = self._record
@@ -108,17 +108,19 @@ class HelloReader:
                 raise _HelloError(f"record version {raw[start + 1]}.{raw[start + 2]}")
             end = start + _RECORD_HEADER + int.from_bytes(raw[start + 3 : start + 5], "big")
             if end > MAX_HELLO:
-                raise _HelloError(f"longer than {MAX_HELLO} bytes")
+                return TooLong()
             if len(raw) < end:
                 break
             self._message += raw[start + _RECORD_HEADER : end]
             self._record = end
             body = self._complete_body()
+            if isinstance(body, TooLong):
+                return body
             if body is not None:
                 return _parse_body(body, bytes(raw))
         return HelloProgress.NEED_MORE
 
-    def _complete_body(self) -> bytes | None:
+    def _complete_body(self) -> bytes | TooLong | None:
         message = self._message
         if message and message[0] != _CLIENT_HELLO:
             raise _HelloError(f"handshake message {message[0]} instead of a hello")
@@ -126,7 +128,7 @@ class HelloReader:
             return None
         end = _HANDSHAKE_HEADER + int.from_bytes(message[1:4], "big")
         if end > MAX_HELLO:
-            raise _HelloError(f"longer than {MAX_HELLO} bytes")
+            return TooLong()
         if len(message) < end:
             return None
         return bytes(message[_HANDSHAKE_HEADER:end])
