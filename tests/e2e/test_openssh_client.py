@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import random
 import socket
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.curl import fetched
+from tests.support.early_rekeying import EarlyRekeyingServer
 from tests.support.openssh import SshClient, key_exchanges
 from tests.support.polling import eventually
 from tests.support.processes import WraithServer, authorize, make_key, run_program
@@ -275,24 +274,6 @@ def test_ssh_exchanges_keys_anew_while_it_sends(ssh: SshClient) -> None:
         done = ssh.run("-v", "-oRekeyLimit=4M", "-W", f"127.0.0.1:{target.port}", stdin=sent, limit_s=60)
     assert (done.code, done.out) == (0, f"{len(sent)} {hashlib.sha256(sent).hexdigest()}\n")
     assert key_exchanges(done.err) > 8
-
-
-REKEYS_EARLY = """
-    import sys
-    from wraith.cli import main
-    from wraith.ssh import attach
-    attach.REKEY_BYTES = 4 << 20
-    sys.exit(main(sys.argv[1:]))
-"""
-
-
-class EarlyRekeyingServer(WraithServer):
-    """`wraith serve` that asks for new keys after 4 MiB instead of 1 GiB."""
-
-    def start(self) -> None:
-        at = self.argv.index("serve")
-        self.argv = [sys.executable, "-c", textwrap.dedent(REKEYS_EARLY), *self.argv[at:]]
-        super().start()
 
 
 def test_the_server_exchanges_keys_anew_while_it_sends(site: Nginx, tmp_path: Path) -> None:
