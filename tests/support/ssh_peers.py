@@ -45,7 +45,7 @@ MSG_FAILURE = 100
 
 WIDE_WINDOW = 0x7FFFFFFF
 PACKET = 32 << 10
-LIMIT_S = 20.0
+LIMIT_S = 10.0
 
 
 async def until(condition: Callable[[], object], what: str = "the condition", limit_s: float = LIMIT_S) -> None:
