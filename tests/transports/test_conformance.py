@@ -9,29 +9,40 @@ flags say what the carrier lacks (TLS: half_close=False); spoilers say how a han
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import wraith_transports.testing.case as testing_case
+from tests.conftest import Run
+from tests.support import loops
 from wraith_transports import (
+    READ_CHUNK,
+    Buffer,
     DirectDialer,
+    DuplexStream,
     MemoryAcceptor,
     MemoryTransport,
-    StreamBase,
+    StreamProtocol,
     TcpAcceptor,
     TcpStream,
     TcpTransport,
     Transport,
     TransportAcceptor,
-    memory_pair,
+    TransportInfo,
 )
+from wraith_transports.memory import CLIENT_ADDRESS, SERVER_ADDRESS, Address, MemoryStream
 from wraith_transports.testing import (
     STREAM_CASES,
     TRANSPORT_CASES,
+    ConformanceFailure,
     Pair,
+    PairFactory,
     Patience,
     StreamCase,
     StreamSetup,
@@ -39,7 +50,9 @@ from wraith_transports.testing import (
     TransportSetup,
 )
 
-Run = Callable[..., Any]
+Reached = tuple[Transport, TransportAcceptor]
+
+SMALL_BUFFER = 16 << 10
 
 
 def _kernel_buffer() -> int:
@@ -53,21 +66,38 @@ def _kernel_buffer() -> int:
     return total
 
 
-@asynccontextmanager
-async def open_memory(patience: Patience) -> AsyncIterator[Pair]:
-    yield memory_pair(
-        unattached_timeout_s=patience.unattached_s,
-        flush_timeout_s=patience.flush_s,
-        drain_timeout_s=patience.drain_s,
-    )
+def _memory_opener(kind: type[MemoryStream]) -> PairFactory:
+    @asynccontextmanager
+    async def open_memory(patience: Patience) -> AsyncIterator[Pair]:
+        near, far = [
+            kind(
+                sockname,
+                peername,
+                unattached_timeout_s=patience.unattached_s,
+                flush_timeout_s=patience.flush_s,
+                drain_timeout_s=patience.drain_s,
+            )
+            for sockname, peername in ((CLIENT_ADDRESS, SERVER_ADDRESS), (SERVER_ADDRESS, CLIENT_ADDRESS))
+        ]
+        near._join(far)
+        far._join(near)
+        yield near, far
+
+    return open_memory
 
 
-def _tcp_opener(host: str) -> Callable[[Patience], Any]:
+def _tcp_opener(host: str, buffer: int | None = None) -> PairFactory:
     @asynccontextmanager
     async def open_tcp(patience: Patience) -> AsyncIterator[Pair]:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        client = socket.socket(family)
         with socket.create_server((host, 0), family=family) as listener:
-            client = socket.create_connection(listener.getsockname()[:2])
+            for sock in (listener, client):
+                # Before the handshake, which settles how far the window can grow; accepted sockets inherit it.
+                if buffer is not None:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            client.connect(listener.getsockname())
             server, _ = listener.accept()
         near, far = [
             await TcpStream.from_socket(sock, unattached_timeout_s=patience.unattached_s) for sock in (client, server)
@@ -81,25 +111,29 @@ def _tcp_opener(host: str) -> Callable[[Patience], Any]:
 
 
 STREAMS: dict[str, StreamSetup] = {
-    "memory": StreamSetup(open=open_memory),
+    "memory": StreamSetup(open=_memory_opener(MemoryStream)),
     "tcp-ipv4": StreamSetup(open=_tcp_opener("127.0.0.1"), carrier_buffer=_kernel_buffer()),
-    "tcp-ipv6": StreamSetup(open=_tcp_opener("::1"), carrier_buffer=_kernel_buffer()),
+    # Small buffers: partial writes and residues everywhere. The kernel doubles what it is asked for.
+    "tcp-ipv6-small": StreamSetup(open=_tcp_opener("::1", SMALL_BUFFER), carrier_buffer=4 * SMALL_BUFFER),
 }
 
 
-@asynccontextmanager
-async def open_memory_transport() -> AsyncIterator[tuple[Transport, TransportAcceptor]]:
-    acceptor = MemoryAcceptor()
-    await acceptor.start()
-    transport = MemoryTransport(acceptor)
-    yield transport, acceptor
-    await transport.aclose()
-    await acceptor.aclose()
-
-
-def _tcp_transport_opener(bound: str, dialled: str) -> Callable[[], Any]:
+def _memory_transport_opener(kind: type[MemoryAcceptor]) -> Callable[[], AbstractAsyncContextManager[Reached]]:
     @asynccontextmanager
-    async def open_tcp_transport() -> AsyncIterator[tuple[Transport, TransportAcceptor]]:
+    async def open_memory_transport() -> AsyncIterator[Reached]:
+        acceptor = kind()
+        await acceptor.start()
+        transport = MemoryTransport(acceptor)
+        yield transport, acceptor
+        await transport.aclose()
+        await acceptor.aclose()
+
+    return open_memory_transport
+
+
+def _tcp_transport_opener(bound: str, dialled: str) -> Callable[[], AbstractAsyncContextManager[Reached]]:
+    @asynccontextmanager
+    async def open_tcp_transport() -> AsyncIterator[Reached]:
         acceptor = TcpAcceptor(bound, 0)
         await acceptor.start()
         transport = TcpTransport(DirectDialer(), dialled, _port(acceptor))
@@ -115,7 +149,7 @@ def _port(acceptor: TransportAcceptor) -> int:
 
 
 TRANSPORTS: dict[str, TransportSetup] = {
-    "memory": TransportSetup(open=open_memory_transport),
+    "memory": TransportSetup(open=_memory_transport_opener(MemoryAcceptor)),
     "tcp-ipv4": TransportSetup(
         open=_tcp_transport_opener("127.0.0.1", "127.0.0.1"),
         rival=lambda taken: TcpAcceptor("127.0.0.1", _port(taken)),
@@ -131,26 +165,293 @@ TRANSPORTS: dict[str, TransportSetup] = {
 }
 
 
-def _applicable(cases: Any, setups: dict[str, Any]) -> list[Any]:
-    return [
+@pytest.mark.parametrize(
+    ("case", "setup"),
+    [
         pytest.param(case, setup, id=f"{name}-{case.name}")
-        for name, setup in setups.items()
-        for case in cases
+        for name, setup in STREAMS.items()
+        for case in STREAM_CASES
         if case.applies_to(setup)
-    ]
-
-
-@pytest.mark.parametrize(("case", "setup"), _applicable(STREAM_CASES, STREAMS))
+    ],
+)
 def test_streams_conform(run: Run, case: StreamCase, setup: StreamSetup) -> None:
     run(case.run(setup))
 
 
-@pytest.mark.parametrize(("case", "setup"), _applicable(TRANSPORT_CASES, TRANSPORTS))
+@pytest.mark.parametrize(
+    ("case", "setup"),
+    [
+        pytest.param(case, setup, id=f"{name}-{case.name}")
+        for name, setup in TRANSPORTS.items()
+        for case in TRANSPORT_CASES
+        if case.applies_to(setup)
+    ],
+)
 def test_transports_conform(run: Run, case: TransportCase, setup: TransportSetup) -> None:
     run(case.run(setup))
 
 
 def test_every_case_has_a_name_of_its_own_and_a_claim() -> None:
-    cases = [*STREAM_CASES, *TRANSPORT_CASES]
-    assert len({case.name for case in cases}) == len(cases)
-    assert [case.name for case in cases if not case.claim.endswith((".", ":"))] == []
+    named = [(case.name, case.claim) for case in STREAM_CASES] + [(case.name, case.claim) for case in TRANSPORT_CASES]
+    assert len({name for name, _ in named}) == len(named)
+    assert [name for name, claim in named if not claim.endswith(".")] == []
+
+
+class ForgetsUnread(MemoryStream):
+    def attach(self, protocol: StreamProtocol, unread: bytes = b"") -> None:
+        super().attach(protocol)
+
+
+class DropsWhatItHeld(MemoryStream):
+    def attach(self, protocol: StreamProtocol, unread: bytes = b"") -> None:
+        self._inbox._held.clear()
+        super().attach(protocol, unread)
+
+
+class TellsTheOldOwnerOfItsLoss(MemoryStream):
+    def attach(self, protocol: StreamProtocol, unread: bytes = b"") -> None:
+        old = self._inbox.protocol
+        super().attach(protocol, unread)
+        if old is not None:
+            old.connection_lost(None)
+
+
+class TellsTheEndTwice(MemoryStream):
+    def _carrier_lost(self, error: Exception | None) -> None:
+        protocol = self._inbox.protocol
+        if protocol is not None and not self._gone:
+            self._loop.call_later(0.01, protocol.connection_lost, None)
+        super()._carrier_lost(error)
+
+
+class TellsTheEndInsideAbort(MemoryStream):
+    def abort(self) -> None:
+        protocol = self._inbox.protocol
+        if protocol is not None and not self._gone:
+            protocol.connection_lost(None)
+        super().abort()
+
+
+class IgnoresPauses(MemoryStream):
+    def pause_reading(self) -> None:
+        pass
+
+
+class CountsPauses(MemoryStream):
+    pauses = 0
+
+    def pause_reading(self) -> None:
+        self.pauses += 1
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        self.pauses = max(0, self.pauses - 1)
+        if not self.pauses:
+            super().resume_reading()
+
+
+class NeverPausesItsWriter(MemoryStream):
+    def _check_high(self) -> None:
+        pass
+
+
+class NeverResumesItsWriter(MemoryStream):
+    def _check_low(self) -> None:
+        pass
+
+
+class HidesThatWritingIsPaused(MemoryStream):
+    def _announce_write_state(self) -> None:
+        pass
+
+
+class ClosesWithoutFlushing(MemoryStream):
+    def close(self) -> None:
+        self._drop_queue()
+        super().close()
+
+
+class ClosesAtTheEndOfThePeer(MemoryStream):
+    def _peer_ended(self) -> None:
+        super()._peer_ended()
+        self.close()
+
+
+class RaisesAfterTheEnd(MemoryStream):
+    def write(self, data: Buffer) -> None:
+        if self._gone:
+            raise RuntimeError("the stream has ended")
+        super().write(data)
+
+
+class LogsAfterTheEnd(MemoryStream):
+    def write(self, data: Buffer) -> None:
+        if self._gone:
+            logging.getLogger("asyncio").warning("socket.send() raised exception.")
+        super().write(data)
+
+
+class ResetsInOrder(MemoryStream):
+    def _carrier_reset(self) -> None:
+        self._drop_queue()
+        self._carrier_end()
+
+
+class ReversesLines(MemoryStream):
+    def writelines(self, parts: Iterable[Buffer]) -> None:
+        super().writelines(list(parts)[::-1])
+
+
+class LosesAByte(MemoryStream):
+    def _received(self, data: Buffer) -> None:
+        super()._received(data[:-1] if len(data) == READ_CHUNK else data)
+
+
+class RepeatsAByte(MemoryStream):
+    def write(self, data: Buffer) -> None:
+        super().write(data)
+        if len(data) > READ_CHUNK:
+            super().write(data[-1:])
+
+
+class ReadsWhatItWasGivenLater(MemoryStream):
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class DeliversEmptyWrites(MemoryStream):
+    def write(self, data: Buffer) -> None:
+        super().write(data)
+        if not len(data) and self._other is not None:
+            self._other._received(data)
+
+
+class PrefersThePlainKind(MemoryStream):
+    def attach(self, protocol: StreamProtocol, unread: bytes = b"") -> None:
+        super().attach(protocol, unread)
+        self._inbox._reader = None
+
+
+class WaitsForEver(MemoryStream):
+    def __init__(self, sockname: Address, peername: Address, **_: float) -> None:
+        super().__init__(sockname, peername)
+
+
+class SwallowsErrors(MemoryStream):
+    def _protocol_failed(self, error: Exception) -> None:
+        pass
+
+
+class NamesItsPeer(MemoryStream):
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return "localhost:22" if name == "peername" else super().get_extra_info(name, default)
+
+
+class LeavesATask(MemoryStream):
+    def abort(self) -> None:
+        self.left = asyncio.get_running_loop().create_task(asyncio.sleep(2))
+        super().abort()
+
+
+BROKEN_STREAMS = [
+    (ForgetsUnread, "unread_comes_before_held_and_live_bytes"),
+    (DropsWhatItHeld, "held_bytes_reach_a_late_protocol"),
+    (TellsTheOldOwnerOfItsLoss, "hand_over_lifts_a_pause"),
+    (TellsTheEndTwice, "both_ends_can_close_at_once"),
+    (TellsTheEndInsideAbort, "abort_ends_on_the_next_turn"),
+    (IgnoresPauses, "a_pause_made_inside_connection_made_is_honoured"),
+    (IgnoresPauses, "a_pause_inside_data_received_is_honoured"),
+    (CountsPauses, "pausing_and_resuming_twice_is_once"),
+    (NeverPausesItsWriter, "a_stopped_reader_stops_the_writer"),
+    (NeverPausesItsWriter, "limits_of_zero_pause_on_any_residue"),
+    (NeverResumesItsWriter, "both_directions_flow_at_once"),
+    (HidesThatWritingIsPaused, "a_new_owner_hears_that_writing_is_paused"),
+    (ClosesWithoutFlushing, "close_flushes"),
+    (ClosesAtTheEndOfThePeer, "either_half_can_end_first"),
+    (RaisesAfterTheEnd, "nothing_raises_after_the_end"),
+    (LogsAfterTheEnd, "writes_after_abort_are_dropped"),
+    (ResetsInOrder, "a_reset_is_not_an_orderly_end"),
+    (ReversesLines, "writelines_keeps_the_order"),
+    (LosesAByte, "bytes_survive_any_split"),
+    (RepeatsAByte, "bytes_survive_any_split"),
+    (ReadsWhatItWasGivenLater, "a_buffer_may_be_used_again_when_nothing_is_buffered"),
+    (DeliversEmptyWrites, "empty_writes_are_nothing"),
+    (PrefersThePlainKind, "a_protocol_of_both_kinds_is_a_buffered_one"),
+    (WaitsForEver, "a_stream_nobody_wants_is_aborted"),
+    (WaitsForEver, "a_peer_that_never_reads_is_not_waited_for"),
+    (SwallowsErrors, "an_error_in_data_received_ends_the_stream"),
+    (NamesItsPeer, "peername_is_always_there"),
+    (LeavesATask, "abort_works_unattached"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(kind, name, id=f"{kind.__name__}-{name}") for kind, name in BROKEN_STREAMS]
+)
+def test_a_broken_stream_fails_its_case(monkeypatch: pytest.MonkeyPatch, kind: type[MemoryStream], name: str) -> None:
+    monkeypatch.setattr(testing_case, "WAIT_S", 0.3)
+    case = next(case for case in STREAM_CASES if case.name == name)
+    with pytest.raises(ConformanceFailure):
+        loops.run(case.run(StreamSetup(open=_memory_opener(kind))))
+
+
+class NeverWakesAccept(MemoryAcceptor):
+    def stop(self) -> None:
+        if self._queue is not None:
+            self._queue.closed = True
+
+
+class LosesStreamsOfCancelledAccepts(MemoryAcceptor):
+    async def accept(self) -> tuple[DuplexStream, TransportInfo]:
+        obtained = await super().accept()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return obtained
+
+
+class EndsWhatItHandedOut(MemoryAcceptor):
+    handed: DuplexStream | None = None
+
+    async def accept(self) -> tuple[DuplexStream, TransportInfo]:
+        obtained = await super().accept()
+        self.handed = obtained[0]
+        return obtained
+
+    def stop(self) -> None:
+        super().stop()
+        if self.handed is not None:
+            self.handed.abort()
+
+
+class ForgetsStreamsNobodyAccepted(MemoryAcceptor):
+    def stop(self) -> None:
+        if self._queue is not None:
+            self._queue._streams.clear()
+        super().stop()
+
+
+class StillListens(MemoryAcceptor):
+    def offer(self, stream: DuplexStream) -> bool:
+        super().offer(stream)
+        return True
+
+
+BROKEN_ACCEPTORS = [
+    (NeverWakesAccept, "accept_ends_when_the_acceptor_stops"),
+    (LosesStreamsOfCancelledAccepts, "a_cancelled_accept_loses_no_stream"),
+    (EndsWhatItHandedOut, "streams_handed_out_outlive_their_acceptor"),
+    (ForgetsStreamsNobodyAccepted, "closing_ends_streams_nobody_accepted"),
+    (StillListens, "connecting_to_nobody_may_be_tried_again"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(kind, name, id=f"{kind.__name__}-{name}") for kind, name in BROKEN_ACCEPTORS]
+)
+def test_a_broken_acceptor_fails_its_case(
+    monkeypatch: pytest.MonkeyPatch, kind: type[MemoryAcceptor], name: str
+) -> None:
+    monkeypatch.setattr(testing_case, "WAIT_S", 0.3)
+    case = next(case for case in TRANSPORT_CASES if case.name == name)
+    with pytest.raises(ConformanceFailure):
+        loops.run(case.run(TransportSetup(open=_memory_transport_opener(kind))))

@@ -55,6 +55,7 @@ async def empty_writes_are_nothing(ends: Ends) -> None:
     near.stream.write(pattern(0, 10))
     near.stream.write(b"")
     await arrives(far, 10)
+    near.stream.write(b"")
     await settle()
     expect_pattern(far.received, 10)
     expect(not far.ended, "an open stream", far.heard)

@@ -252,9 +252,9 @@ def expect_pattern(received: bytes | bytearray, length: int, start: int = 0) -> 
     expect(len(received) == length, f"{length} bytes", len(received))
 
 
-async def comes(condition: Callable[[], bool], limit_s: float = WAIT_S) -> bool:
-    """Wait for a condition; False when it has not come true in time."""
-    deadline = asyncio.get_running_loop().time() + limit_s
+async def comes(condition: Callable[[], bool], limit_s: float | None = None) -> bool:
+    """Wait for a condition, WAIT_S unless told; False when it has not come true in time."""
+    deadline = asyncio.get_running_loop().time() + (WAIT_S if limit_s is None else limit_s)
     turns = 0
     while not condition():
         if asyncio.get_running_loop().time() > deadline:
@@ -333,8 +333,13 @@ async def _observed() -> AsyncIterator[list[dict[str, Any]]]:
                 yield told
         except TimeoutError as error:
             if not limit.expired():
-                raise
+                raise ConformanceFailure("no exception", repr(error)) from error
             raise ConformanceFailure(f"the case to end within {CASE_LIMIT_S} s", "it was still waiting") from error
+        except ConformanceFailure:
+            raise
+        except Exception as error:
+            # What a stream raises at its caller is the stream's failure, not the suite's.
+            raise ConformanceFailure("no exception", repr(error)) from error
         await eventually(lambda: not asyncio.all_tasks() - before, "no task left", lambda: asyncio.all_tasks() - before)
 
 

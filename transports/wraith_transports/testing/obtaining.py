@@ -16,7 +16,6 @@ from ..errors import AcceptorClosed, AddressUnavailable, TransportError
 from ..stream import DuplexStream
 from ..transport import TransportInfo
 from .case import (
-    WAIT_S,
     ConformanceFailure,
     Obtained,
     Route,
@@ -184,7 +183,7 @@ async def streams_handed_out_outlive_their_acceptor(route: Route) -> None:
 @transport_case(CASES)
 async def closing_ends_streams_nobody_accepted(route: Route) -> None:
     """aclose ends what was connected and never accepted, and leaves no task and no listening socket."""
-    _, sockets = asyncio.all_tasks(), _open_sockets()
+    sockets = _open_sockets()
     connecting = [asyncio.create_task(route.connect()) for _ in range(3)]
     await settle()
     await route.acceptor.aclose()
@@ -299,24 +298,22 @@ async def _all(waits: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def _soon(task: asyncio.Task[T]) -> T:
-    await asyncio.wait({task}, timeout=WAIT_S)
-    if not task.done():
+    if not await comes(task.done):
         await _cancel(task)
-        raise ConformanceFailure(f"an answer within {WAIT_S} s", f"{task} still waiting")
+        raise ConformanceFailure("an answer in time", f"{task} still waiting")
     return task.result()
 
 
 async def _within(wait: Coroutine[Any, Any, T], limit_s: float) -> T | None:
     task = asyncio.create_task(wait)
-    await asyncio.wait({task}, timeout=limit_s)
+    await comes(task.done, limit_s)
     return await _cancel(task)
 
 
 async def _cancel(task: asyncio.Task[T]) -> T | None:
     """Cancel, and return the result if it was already there."""
     task.cancel()
-    await asyncio.wait({task}, timeout=WAIT_S)
-    expect(task.done(), f"the end of a cancelled call within {WAIT_S} s", task)
+    await eventually(task.done, "a cancelled call to end", task)
     return None if task.cancelled() else task.result()
 
 

@@ -116,7 +116,7 @@ async def a_pause_inside_data_received_is_honoured(ends: Ends) -> None:
 @stream_case(CASES)
 async def a_pause_inside_buffer_updated_is_honoured(ends: Ends) -> None:
     """The same for a BufferedProtocol, whose held bytes must also wait."""
-    await _pauses_on_data(ends, BufferedRecorder(room=1000, on_data=lambda _: ends.far.pause_reading()))
+    await _pauses_on_data(ends, BufferedRecorder(room=8000, on_data=lambda _: ends.far.pause_reading()))
 
 
 @stream_case(CASES)
@@ -134,17 +134,21 @@ async def reading_in_single_steps_loses_nothing(ends: Ends) -> None:
 async def pausing_and_resuming_twice_is_once(ends: Ends) -> None:
     """pause_reading and resume_reading are idempotent: they do not count."""
     near, far = ends.attach_both()
+    for _ in range(3):
+        far.stream.pause_reading()
     far.stream.resume_reading()
-    far.stream.resume_reading()
+    near.stream.write(pattern(0, 1000))
+    await arrives(far, 1000)
+    for _ in range(3):
+        far.stream.resume_reading()
     far.stream.pause_reading()
-    far.stream.pause_reading()
-    near.stream.write(pattern(0, 4 * HOLD_LIMIT))
+    total = 1000 + 4 * HOLD_LIMIT
+    near.stream.write(pattern(1000, 4 * HOLD_LIMIT))
     await settle()
-    expect(len(far.received) <= HOLD_LIMIT, f"at most {HOLD_LIMIT} bytes while paused", len(far.received))
+    expect(len(far.received) <= 1000 + HOLD_LIMIT, f"at most {HOLD_LIMIT} bytes while paused", len(far.received))
     far.stream.resume_reading()
-    far.stream.resume_reading()
-    await arrives(far, 4 * HOLD_LIMIT)
-    expect_pattern(far.received, 4 * HOLD_LIMIT)
+    await arrives(far, total)
+    expect_pattern(far.received, total)
 
 
 @stream_case(CASES)
