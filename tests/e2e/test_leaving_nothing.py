@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tests.support.polling import eventually
 from tests.support.processes import WraithClient, WraithServer
 from tests.support.socks_client import dial, exactly, socks5_ask, through_socks5
 from tests.support.stock_servers import Nginx
-from tests.support.targets import Target, echo, end_first, refusing
+from tests.support.targets import Target, echo, end_first, refusing, set_to_reset
 from tests.support.tunnel import TRANSPORTS
 
 WARM_UP = 100  # connections that fill what is allocated once: pools, caches, imports
@@ -24,7 +23,6 @@ AT_ONCE = 20
 GROWTH = 8 << 20  # bytes; 500 forgotten channels would hold ten times that in windows and objects alone
 
 BLOCK = bytes(range(256)) * 64
-ABORT = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing resets
 
 
 @pytest.mark.parametrize(
@@ -53,7 +51,7 @@ def test_500_connections_leave_no_descriptor_and_no_memory(
 
         def reset(connection: socket.socket) -> None:
             connection.sendall(BLOCK)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+            set_to_reset(connection)
 
         def be_left(connection: socket.socket) -> None:
             assert exactly(connection, 8) == b"goodbye\n"

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.polling import eventually
+from tests.support.polling import LIMIT_S, eventually
 from tests.support.processes import WraithClient, WraithServer
 from tests.support.socks_client import dial, exactly, http_ask, socks4_ask, socks5_ask, through_socks5
 from tests.support.targets import (
     Target,
     answer_after_end,
+    cut_off,
     echo,
     end_first,
     never_answering,
     read_to_end,
     refusing,
+    set_to_reset,
 )
 from tests.support.tunnel import Tunnel
 
@@ -104,6 +106,39 @@ def test_a_half_close_passes_through_a_forward_and_http_connect(tmp_path: Path) 
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(100).startswith(b"3 ")
         eventually(lambda: not ending.open_connections + answering.open_connections, "both ends are closed")
+
+
+def test_a_target_that_resets_is_not_taken_for_one_that_ended(tunnel: Tunnel) -> None:
+    with (
+        Target(cut_off) as target,
+        through_socks5(tunnel.client.socks_port, "127.0.0.1", target.port) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        received = b""
+        while not received.endswith(b"half a page"):
+            received += connection.recv(4096)
+        connection.sendall(b"!")
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+
+
+def test_a_client_that_resets_is_not_taken_for_one_that_ended(tunnel: Tunnel) -> None:
+    ends: list[str] = []
+
+    def note_the_end(connection: socket.socket) -> None:
+        connection.settimeout(LIMIT_S)
+        try:
+            read_to_end(connection)
+            ends.append("ended")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    with Target(note_the_end) as target:
+        with through_socks5(tunnel.client.socks_port, "127.0.0.1", target.port) as connection:
+            connection.sendall(b"half a file")
+            set_to_reset(connection)
+        eventually(lambda: ends, "the target has heard of it")
+    assert ends == ["reset"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])

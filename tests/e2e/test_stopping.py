@@ -107,6 +107,17 @@ def test_a_signal_ends_the_server_within_3_s_in_mid_transfer(
         assert "lost" in line
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_server_that_dies_ends_the_client_and_cuts_its_transfers_off(transport: str, tmp_path: Path) -> None:
+    with busy(tmp_path, transport) as here:
+        said = here.client.log()
+        here.server.stop(signal.SIGKILL)
+        assert here.client.wait(STOP_S) == ExitCode.FAILED
+        assert here.client.log().removeprefix(said).count("\n") == 1
+        for transfer in here.transfers:
+            assert transfer.wait() == CURL_RECEIVE_ERROR
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_an_idle_tunnel_without_another_word(number: signal.Signals, tmp_path: Path) -> None:
     with WraithServer(tmp_path) as server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import Self
@@ -12,6 +13,7 @@ from typing import Self
 from tests.support.polling import LIMIT_S
 
 CHUNK = 256 << 10
+NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing resets
 
 Handler = Callable[[socket.socket], None]
 
@@ -121,6 +123,19 @@ def end_first(connection: socket.socket) -> None:
     connection.sendall(b"goodbye\n")
     connection.shutdown(socket.SHUT_WR)
     read_to_end(connection)
+
+
+def set_to_reset(connection: socket.socket) -> None:
+    """Make closing this connection a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+
+
+def cut_off(connection: socket.socket) -> None:
+    """Answer an HTTP request with half a page of unknown length, and reset."""
+    read_head(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf a page")
+    connection.recv(1)  # until the page was read, which a reset could overtake
+    set_to_reset(connection)
 
 
 def answer_with_digest(connection: socket.socket) -> None:
