@@ -39,19 +39,19 @@ class DemoResult:
     socks_port: int = 0
 
 
-async def demonstrate(*, keep: bool, size: int = DEMO_BYTES) -> ExitCode:
-    """Try every transport and show the table; with `keep` leave the last one running until cancelled."""
+async def demonstrate(*, keep: bool, size: int = DEMO_BYTES, transports: Sequence[Scheme] = tuple(Scheme)) -> ExitCode:
+    """Try each transport and show the table; with `keep` leave the last one running until cancelled."""
     results: list[DemoResult] = []
     # Everything is made in this folder, and goes with it.
     with tempfile.TemporaryDirectory(prefix="wraith-demo-") as folder:
         async with DemoTarget(size) as target, contextlib.AsyncExitStack() as kept:
             expected = Fetched(size, target.sha256())
-            for transport in Scheme:
+            for transport in transports:
                 say(f"{transport.value}: {size >> 20} MiB through SOCKS5 ...")
                 async with contextlib.AsyncExitStack() as stack:
                     result = await _try(transport, Path(folder), target.port, expected, stack)
                     results.append(result)
-                    if keep and len(results) == len(Scheme):
+                    if keep and len(results) == len(transports):
                         await kept.enter_async_context(stack.pop_all())
             show_results(results)
             if keep and results[-1].intact:
