@@ -11,40 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.curl import TRANSFER_LIMIT_S, curl, fetched
 from tests.support.loops import LOOPS
-from tests.support.polling import LIMIT_S
-from tests.support.processes import Finished, Process, WraithClient, WraithServer
+from tests.support.processes import WraithClient, WraithServer
 from tests.support.stock_servers import Nginx
 from tests.support.targets import Target, answer_with_digest, http_answer, read_head, refusing
-from tests.support.tools import need
 from tests.support.tunnel import BIG, MEDIUM, TRANSPORTS, Tunnel
 
-CURL_LIMIT_S = 60.0
 COULD_NOT_CONNECT_THROUGH_PROXY = 97  # curl's CURLE_PROXY
 RECEIVE_ERROR = 56  # which is what curl calls a CONNECT that was not answered with 2xx
 EMPTY_REPLY = 52
 
 
-def curl(*arguments: str | Path, folder: Path) -> Finished:
-    (program,) = need("curl")
-    argv = [program, "--silent", "--show-error", "--max-time", f"{CURL_LIMIT_S:.0f}", *arguments]
-    with Process(argv, folder, name="curl") as process:
-        return process.finished(CURL_LIMIT_S + LIMIT_S)
-
-
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fetched(*arguments: str, folder: Path) -> str:
-    """Fetch one page, and return its SHA-256."""
-    place = folder / "page"
-    done = curl("--fail", "-o", place, *arguments, folder=folder)
-    assert done == Finished(0, "", "")
-    digest = sha256(place)
-    place.unlink()
-    return digest
 
 
 def ways(tunnel: Tunnel) -> dict[str, Sequence[str]]:
@@ -62,7 +43,7 @@ def ways(tunnel: Tunnel) -> dict[str, Sequence[str]]:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_large_file_arrives_whole(transport: str, loop: str, nginx: Nginx, tmp_path: Path) -> None:
     with WraithServer(tmp_path, transport=transport, loop=loop) as server, WraithClient(server, loop=loop) as client:
-        digest = fetched("--proxy", client.socks5h, nginx.url(BIG, "localhost"), folder=tmp_path)
+        digest = fetched(nginx.url(BIG, "localhost"), tmp_path, "--proxy", client.socks5h)
     assert digest == nginx.sha256[BIG]
 
 
@@ -76,18 +57,18 @@ def test_a_large_file_arrives_whole(transport: str, loop: str, nginx: Nginx, tmp
 def test_every_protocol_takes_addresses_and_names(
     way: str, host: str, tunnel: Tunnel, nginx: Nginx, tmp_path: Path
 ) -> None:
-    assert fetched(*ways(tunnel)[way], nginx.url(MEDIUM, host), folder=tmp_path) == nginx.sha256[MEDIUM]
+    assert fetched(nginx.url(MEDIUM, host), tmp_path, *ways(tunnel)[way]) == nginx.sha256[MEDIUM]
 
 
 def test_a_forward_carries_a_large_file(tunnel: Tunnel, nginx: Nginx, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{tunnel.forward_port}/{BIG}"
-    assert fetched(url, folder=tmp_path) == nginx.sha256[BIG]
+    assert fetched(url, tmp_path) == nginx.sha256[BIG]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("way", ["socks5, curl resolves", "socks5h", "socks4a", "http connect"])
 def test_every_protocol_carries_a_large_file(way: str, tunnel: Tunnel, nginx: Nginx, tmp_path: Path) -> None:
-    assert fetched(*ways(tunnel)[way], nginx.url(BIG), folder=tmp_path) == nginx.sha256[BIG]
+    assert fetched(nginx.url(BIG), tmp_path, *ways(tunnel)[way]) == nginx.sha256[BIG]
 
 
 def test_200_transfers_at_once_all_arrive(tunnel: Tunnel, tmp_path: Path) -> None:
@@ -99,7 +80,7 @@ def test_200_transfers_at_once_all_arrive(tunnel: Tunnel, tmp_path: Path) -> Non
 
     def answer_when_all_are_there(connection: socket.socket) -> None:
         head, _ = read_head(connection)
-        all_there.wait(CURL_LIMIT_S)
+        all_there.wait(TRANSFER_LIMIT_S)
         connection.sendall(http_answer(body(head.split()[1].decode())))
 
     with Target(answer_when_all_are_there) as target:
@@ -152,7 +133,7 @@ def test_a_forward_to_a_target_that_refuses_ends_without_a_byte(nginx: Nginx, tm
     ):
         done = curl(f"http://127.0.0.1:{client.forward_ports[0]}/", folder=tmp_path)
         assert done.code in (EMPTY_REPLY, RECEIVE_ERROR)
-        assert fetched("--proxy", client.socks5h, nginx.url(MEDIUM), folder=tmp_path) == nginx.sha256[MEDIUM]
+        assert fetched(nginx.url(MEDIUM), tmp_path, "--proxy", client.socks5h) == nginx.sha256[MEDIUM]
 
 
 def test_a_plain_http_proxy_request_is_answered_with_the_proxy_to_set(
