@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.polling import LIMIT_S, eventually
 from tests.support.processes import Finished, Process, WraithServer, environment
+from tests.support.targets import Handler
 from tests.support.tools import need
 
 USER = "somebody"  # wraith's server takes any name
@@ -101,16 +105,55 @@ class SshAgent(Process):
         eventually(self.socket.is_socket, "the agent listens")
 
     def add(self, key: Path, passphrase: str = "") -> None:
-        """Give it a key, as ssh-add does after asking for the passphrase."""
+        """Give it a key."""
+        self._tell("-q", key, answer=passphrase)
+
+    def lock(self) -> None:
+        """Make it deny that it has any."""
+        self._tell("-x", answer="locked")
+
+    def _tell(self, *arguments: str | Path, answer: str) -> None:
+        """Run ssh-add, whose question for a passphrase has this answer."""
         (add,) = need("ssh-add")
-        answer = self.folder / "askpass"
-        answer.write_text(f"#!/bin/sh\necho '{passphrase}'\n")
-        answer.chmod(0o700)
+        ask = self.folder / "askpass"
+        ask.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        ask.chmod(0o700)
         subprocess.run(
-            [add, "-q", key],
+            [add, *arguments],
             check=True,
             timeout=LIMIT_S,
             stdin=subprocess.DEVNULL,
+            capture_output=True,
             env=os.environ
-            | {"SSH_AUTH_SOCK": str(self.socket), "SSH_ASKPASS": str(answer), "SSH_ASKPASS_REQUIRE": "force"},
+            | {"SSH_AUTH_SOCK": str(self.socket), "SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force"},
         )
+
+
+@contextlib.contextmanager
+def odd_agent(path: Path, handler: Handler | None) -> Iterator[None]:
+    """Have a socket where an agent should be; `handler` gets each connection. None: nothing listens on it any more."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        if handler is None:
+            yield
+            return
+        listener.listen()
+        stopping = threading.Event()
+        thread = threading.Thread(target=_accept, args=(listener, handler, stopping), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            with socket.socket(socket.AF_UNIX) as last:  # wakes accept()
+                last.connect(str(path))
+            thread.join(LIMIT_S)
+
+
+def _accept(listener: socket.socket, handler: Handler, stopping: threading.Event) -> None:
+    while True:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            if stopping.is_set():
+                return
+            handler(connection)
