@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -30,6 +31,8 @@ AUTHORIZED = (public_line(USER_KEY) + "\n").encode()
 
 MSG_DISCONNECT = 1
 MSG_KEXINIT = 20
+MSG_USERAUTH_REQUEST = 50
+MSG_USERAUTH_FAILURE = 51
 MSG_GLOBAL_REQUEST = 80
 MSG_OPEN = 90
 MSG_OPEN_CONFIRMATION = 91
@@ -110,16 +113,11 @@ class Served:
     connection: BoundedServerConnection
     budget: CreditBudget
     stream: DuplexStream
-    ended: list[bool]
-
-    @property
-    def link(self) -> SSHLink:
-        assert self.connection.bounds.link is not None
-        return self.connection.bounds.link
+    link: SSHLink
 
     @property
     def over(self) -> bool:
-        return bool(self.ended)
+        return self.link.ended.done() and self.connection.is_closed()
 
     @property
     def channels(self) -> list[ChannelStream]:
@@ -143,11 +141,10 @@ class Service:
     def accept(self, stream: DuplexStream) -> Served:
         """Serve SSH on the stream."""
         budget = CreditBudget(SESSION_CREDIT, self.total)
-        ended: list[bool] = []
         info = TransportInfo("memory", stream.get_extra_info("peername"))
         name = f"session{len(self.sessions)}"
-        session = ServerSession(self.rules, stream, info, name, lambda: ended.append(True))
-        served = Served(self._attachment.start(stream, session, budget), budget, stream, ended)
+        connection, link = self._attachment.start(stream, ServerSession(self.rules, stream, info, name), budget)
+        served = Served(connection, budget, stream, link)
         self.sessions.append(served)
         return served
 
@@ -175,6 +172,8 @@ async def serving(
         for stream in targets.streams:
             stream.abort()
         await until(lambda: all(served.over for served in service.sessions), "end of every session")
+        # asyncssh reads its options again, in a thread, whenever a user name changes.
+        await until(lambda: not any(served.connection._tasks for served in service.sessions), "end of every task")
 
 
 async def log_in(
@@ -225,6 +224,8 @@ class Rogue:
 
     messages: list[Message]
     silent_kex: bool  # ignore the peer's KEXINIT
+    holds_login: bool  # send nothing of a login
+    ready: bool  # to log in
     keep: Callable[[Message], None] | None
 
     _packet_handlers: ClassVar[dict[int, Callable[..., Any]]]
@@ -272,6 +273,18 @@ class Rogue:
     def open_session(self, number: int = 0, *, window: int = WIDE_WINDOW, packet: int = PACKET) -> None:
         """Ask for a session channel."""
         self.send(MSG_OPEN, String(b"session"), UInt32(number), UInt32(window), UInt32(packet))
+
+    def offer_key(self, key: asyncssh.SSHKey, user: str) -> None:
+        """Ask whether a key would do."""
+        self.send(
+            MSG_USERAUTH_REQUEST,
+            String(user),
+            String("ssh-connection"),
+            String("publickey"),
+            Boolean(False),
+            String("ssh-ed25519"),
+            String(key.public_data),
+        )
 
     async def opened(self, number: int = 0, **options: Any) -> Granted:
         """Open a channel, and see that it is."""
@@ -343,10 +356,20 @@ class Rogue:
         self.messages.append(Message(kind, None, b""))
         return None
 
+    def try_next_auth(self: Any, *, next_method: bool = False) -> None:
+        """Log in, unless the test does that (asyncssh calls this)."""
+        if self.holds_login:
+            self._auth = _Listener(self, 0)
+            self.ready = True
+        else:
+            asyncssh.SSHClientConnection.try_next_auth(self, next_method=next_method)
+
     def _rogue_handlers(self) -> dict[int, Callable[..., Any]]:
         own = type(self)
         others = dict.fromkeys((MSG_GLOBAL_REQUEST, 81, 82, 3), own._take_other)
         answers = dict.fromkeys((MSG_OPEN_CONFIRMATION, MSG_OPEN_FAILURE, MSG_OPEN), own._take_open_answer)
+        if self.holds_login:
+            others[MSG_USERAUTH_FAILURE] = own._take_other
         return {**others, **answers, MSG_DISCONNECT: own._take_disconnect, MSG_KEXINIT: own._take_kexinit}
 
 
@@ -376,15 +399,18 @@ class _Listener:
 
     def log_received_packet(self, *_: object) -> None: ...
 
+    def cancel(self) -> None: ...
+
     def process_packet(self, kind: int, _number: int, packet: SSHPacket) -> bool:
         self._rogue._note(Message(kind, self._number, packet.get_remaining_payload()))
         return True
 
 
-def _make_rogue(connection: Any, kind: type[Rogue]) -> Any:
+def _make_rogue(connection: Any, kind: type[Rogue], *, holds_login: bool = False) -> Any:
     connection.__class__ = kind
     connection.messages = []
-    connection.silent_kex = False
+    connection.silent_kex = connection.ready = False
+    connection.holds_login = holds_login
     connection.keep = None
     connection._packet_handlers = {**type(connection)._packet_handlers, **connection._rogue_handlers()}
     connection._channels = _AnyChannel(connection)
@@ -394,14 +420,16 @@ def _make_rogue(connection: Any, kind: type[Rogue]) -> Any:
 class _RogueAttachment:
     """What asyncssh takes for a tunnel, on either side."""
 
-    def __init__(self, stream: DuplexStream, kind: type[Rogue]) -> None:
+    def __init__(self, stream: DuplexStream, kind: type[Rogue], *, holds_login: bool = False) -> None:
         self._stream = stream
         self._kind = kind
+        self._holds_login = holds_login
+        self.connection: Any = None
         self.factory: Callable[..., Any] | None = None
         self.link: SSHLink | None = None
 
     async def create_connection(self, factory: Callable[..., Any], host: str, port: int) -> tuple[Any, Any]:
-        connection = _make_rogue(factory(), self._kind)
+        self.connection = connection = _make_rogue(factory(), self._kind, holds_login=self._holds_login)
         self.link = SSHLink(self._stream, connection)
         return self.link, connection
 
@@ -429,20 +457,42 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-async def rogue_client(stream: DuplexStream, *, keys: Any = (USER_KEY,), user: str = "wraith") -> RogueClient:
-    """Log in as a client of asyncssh's that then does as it is told."""
-    connection = await asyncssh.connect(
+async def _connect(attachment: _RogueAttachment) -> Any:
+    return await asyncssh.connect(
         "127.0.0.1",
         22,
-        tunnel=_RogueAttachment(stream, RogueClient),  # type: ignore[arg-type]
-        username=user,
-        client_keys=list(keys),
+        tunnel=attachment,  # type: ignore[arg-type]
+        username="wraith",
+        client_keys=[USER_KEY],
         known_hosts=None,
         agent_path=None,
         **_PLAIN,
     )
+
+
+async def rogue_client(stream: DuplexStream) -> RogueClient:
+    """Log in as a client of asyncssh's that then does as it is told."""
+    connection = await _connect(_RogueAttachment(stream, RogueClient))
     assert isinstance(connection, RogueClient)
     return connection
+
+
+@asynccontextmanager
+async def rogue_at_login(service: Service) -> AsyncIterator[tuple[RogueClient, Served]]:
+    """A rogue that has finished the key exchange and sends of a login what the test says."""
+    near, far = memory_pair()
+    served = service.accept(far)
+    attachment = _RogueAttachment(near, RogueClient, holds_login=True)
+    login = asyncio.ensure_future(_connect(attachment))
+    try:
+        await until(lambda: attachment.connection is not None and attachment.connection.ready, "key exchange")
+        yield attachment.connection, served
+    finally:
+        attachment.connection.abort()
+        with contextlib.suppress(asyncssh.Error, asyncio.CancelledError):
+            login.cancel()
+            await login
+        await until(lambda: served.over, "end of the session")
 
 
 class _LetsEveryoneIn(asyncssh.SSHServer):
