@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -63,6 +65,40 @@ def test_every_protocol_takes_addresses_and_names(
 def test_a_forward_carries_a_large_file(tunnel: Tunnel, nginx: Nginx, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{tunnel.forward_port}/{BIG}"
     assert fetched(url, tmp_path) == nginx.sha256[BIG]
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A server, reached by one of its other addresses."""
+
+    server: WraithServer
+    target: str
+    flags: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        return self.server.folder
+
+    @property
+    def reached_by(self) -> Sequence[str]:
+        _, *rest = self.server.reached_by
+        return (self.target, *rest, *self.flags)
+
+
+def test_a_server_on_every_address_is_reached_by_both_families(nginx: Nginx, tmp_path: Path) -> None:
+    with WraithServer(tmp_path, listen="[::]:0") as server:
+        here = (
+            Reached(server, f"127.0.0.1:{server.port}"),
+            Reached(server, f"[::1]:{server.port}"),
+            Reached(server, f"localhost:{server.port}", ("-4",)),
+            Reached(server, f"[::1]:{server.port}", ("-6",)),
+        )
+        for way in here:
+            with WraithClient(way) as client:
+                digest = fetched(nginx.url(MEDIUM), tmp_path, "--proxy", client.socks5h)
+                assert digest == nginx.sha256[MEDIUM], way.target
+        seen = re.findall(r"connection opened remote_addr=(\S+)", server.log())
+        assert seen == ["127.0.0.1", "::1", "127.0.0.1", "::1"]
 
 
 @pytest.mark.long

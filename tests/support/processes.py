@@ -213,7 +213,10 @@ def wraith(*arguments: str | Path, folder: Path, limit_s: float = LIMIT_S, **mor
 class Peer(Protocol):
     """A server that `wraith connect` can be run against."""
 
-    folder: Path
+    @property
+    def folder(self) -> Path:
+        """Where it keeps its files; clients of it get folders beside this one."""
+        ...
 
     @property
     def reached_by(self) -> Sequence[str]:
