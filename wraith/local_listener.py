@@ -129,28 +129,18 @@ async def _bound(bind: TcpBind | UnixBind) -> list[Acceptor]:
     if isinstance(bind, TcpBind) and bind.host == LOCALHOST:
         return await _bound_to_localhost(bind.port)
     acceptor = UnixAcceptor(bind.path) if isinstance(bind, UnixBind) else TcpAcceptor(bind.host, bind.port)
-    await _start(acceptor)
-    return [acceptor]
-
-
-async def _start(acceptor: Acceptor) -> None:
     await acceptor.start()
-    try:
-        # TcpAcceptor's tasks own its sockets, and one that is cancelled before its first step closes none.
-        await asyncio.sleep(0)
-    except asyncio.CancelledError:
-        acceptor.stop()
-        raise
+    return [acceptor]
 
 
 async def _bound_to_localhost(port: int) -> list[Acceptor]:
     """Bind 127.0.0.1 and ::1 to one port; a host without IPv6 gets the first alone."""
     for attempt in range(SAME_PORT_ATTEMPTS):
         first = TcpAcceptor("127.0.0.1", port)
-        await _start(first)
+        await first.start()
         second = TcpAcceptor("::1", parse_target(first.addresses()[0]).port or port)
         try:
-            await _start(second)
+            await second.start()
         except TransportAddressUnavailable as error:
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             if number in _NO_SUCH_FAMILY:

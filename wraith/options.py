@@ -125,6 +125,8 @@ class ConnectOptions:
     host_key_check: HostKeyCheck = HostKeyCheck.ACCEPT_NEW
     host_keys: tuple[str, ...] = ()  # pins, SHA256:...; when given nothing else counts and nothing is recorded
     socks: tuple[SocksSpec, ...] = ()
+    socks_auth: KeySource | None = field(default=None, repr=False)  # user:password, one a line; then every port asks
+    socks_open: bool = False  # anybody who reaches a SOCKS port that is not on loopback may use it
     forwards: tuple[LocalForwardSpec, ...] = ()
     family: AddressFamily = AddressFamily.ANY
     tls: TlsClientOptions = TlsClientOptions()
@@ -142,6 +144,8 @@ class ConnectOptions:
         for fingerprint in self.host_keys:
             if not _HOST_KEY.fullmatch(fingerprint):
                 raise UsageError(f"--host-key {fingerprint!a} is not a fingerprint: write SHA256:...")
+        if self.socks_auth is not None and self.socks_open:
+            raise UsageError("--socks5-auth-file and --socks5-open exclude each other: give one of them")
         records = self.host_key_check is not HostKeyCheck.STRICT and not self.host_keys
         if records and isinstance(self.known_hosts, bytes):
             raise UsageError("known_hosts given as bytes cannot record a new key: use HostKeyCheck.STRICT")

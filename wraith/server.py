@@ -35,6 +35,7 @@ from .ssh.client_session import close_connection
 from .ssh.connection import BoundedServerConnection
 from .ssh.key_files import fingerprint, load_or_create_host_key, load_private_key
 from .ssh.key_ring import KeyRing
+from .ssh.link import SSHLink
 from .ssh.server_session import ServerRules, ServerSession
 from .tls_certificate import TlsCertificate, tls_certificate
 
@@ -48,7 +49,7 @@ class Server:
         self._options = options
         self._acceptors: list[TransportAcceptor] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._connections: dict[str, BoundedServerConnection] = {}
+        self._connections: dict[str, tuple[BoundedServerConnection, SSHLink]] = {}
         self._credit = CreditBudget(TOTAL_CREDIT)
         self._certificate: TlsCertificate | None = None
         self._attachment: ServerAttachment | None = None
@@ -122,7 +123,7 @@ class Server:
         self._stopping = True
         for acceptor in self._acceptors:
             acceptor.stop()
-        await asyncio.gather(*(close_connection(each) for each in list(self._connections.values())))
+        await asyncio.gather(*(close_connection(*each) for each in list(self._connections.values())))
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -165,12 +166,15 @@ class Server:
             return
         name = secrets.token_hex(4)
         budget = CreditBudget(SESSION_CREDIT, self._credit)
-        session = ServerSession(self._rules, stream, info, name, lambda: self._forget(name))
+        session = ServerSession(self._rules, stream, info, name)
         try:
-            self._connections[name] = self._attachment.start(stream, session, budget)
+            connection, link = self._attachment.start(stream, session, budget)
         except Exception:  # contained here: one connection, not the loop that accepts
             logger.exception("a session could not be started")
             stream.abort()
+            return
+        self._connections[name] = connection, link
+        link.ended.add_done_callback(lambda _: self._forget(name))
 
     def _forget(self, name: str) -> None:
         self._connections.pop(name, None)

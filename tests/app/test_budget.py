@@ -221,10 +221,10 @@ def test_a_window_grows_to_what_the_path_needs_and_then_fills_it(rate: int) -> N
     assert 256 * MIB / (path.now - began) > 0.85 * rate
 
 
-def test_a_short_path_needs_no_growth() -> None:
+def test_a_short_path_needs_one_doubling_at_most() -> None:
     path = Path(CreditBudget(SESSION_CREDIT), rtt_s=0.0005, rate=200 * MIB)
     path.carry(256 * MIB)
-    assert path.sender.window.size == FIRST_WINDOW
+    assert path.sender.window.size <= 2 * FIRST_WINDOW
 
 
 @given(st.floats(0.0005, 0.3), st.floats(0.02, 0.8))

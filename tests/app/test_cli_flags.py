@@ -26,7 +26,7 @@ OTHER_FINGERPRINT = "SHA256:" + "b" * 43
 FLAGS = {
     "serve": "--key --authorized-keys --transport --listen --tls-cert --tls-key --permit-open --log-level -q -v",
     "connect": "--server --transport -i --identity -l --user --known-hosts --host-key-check --host-key -D --socks5 "
-    "--no-socks5 -L --forward -4 -6 --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
+    "--no-socks5 --socks5-auth-file --socks5-open -L --forward -4 -6 --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
     "keygen": "-f --file --force -C --comment -N --passphrase",
     "id": "",
     "demo": "--keep",
@@ -120,6 +120,14 @@ CONNECT_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ConnectOptio
         (SocksSpec(TcpBind("127.0.0.1", 1)), SocksSpec(UnixBind("/a.sock"))),
     ),
     ("no-socks5", ["h", "--no-socks5"], {"WRAITH_NO_SOCKS5": "1"}, lambda o: o.socks, ()),
+    (
+        "socks5-auth-file",
+        ["h", "--socks5-auth-file", "u"],
+        {"WRAITH_SOCKS5_AUTH_FILE": "u"},
+        lambda o: o.socks_auth,
+        Path("u"),
+    ),
+    ("socks5-open", ["h", "--socks5-open"], {"WRAITH_SOCKS5_OPEN": "1"}, lambda o: o.socks_open, True),
     (
         "forward",
         ["h", "-L", "1:a:2", "--forward", "3:b:4"],

@@ -40,6 +40,7 @@ class StreamBase(ABC):
         self._half_ended = False  # the carrier was told that our half has ended
         self._peer_has_ended = False
         self._closing = False
+        self._draining = False  # everything is said, and the peer's end is waited for
         self._aborted = False
         self._gone = False
         self._fault_seen: Exception | None = None
@@ -205,10 +206,12 @@ class StreamBase(ABC):
         if not self._half_ended:
             self._half_ended = True
             self._carrier_end()
-        if self._closing and not self._gone:
+        if self._closing and not self._gone and not self._draining:
+            self._draining = True
+            self._cancel_timer()
             if self._peer_has_ended:
                 self._carrier_close()
-            elif self._timer is None or self._timer.cancelled():
+            else:
                 self._timer = self._loop.call_later(self._drain_timeout_s, self._drain_expired)
 
     def _watch_flush(self, before: int) -> None:

@@ -33,6 +33,7 @@ class Inbox:
         "_paused",
         "_protocol",
         "_reader",
+        "_rest",
         "_scheduled",
         "_stream",
         "_want_more",
@@ -59,6 +60,7 @@ class Inbox:
         self._protocol: StreamProtocol | None = None
         self._reader: asyncio.BufferedProtocol | None = None  # the protocol, if it brings its own buffer
         self._held = bytearray()
+        self._rest: memoryview | None = None  # of the piece that a BufferedProtocol is being given
         self._paused = False
         self._scheduled = False
         self._discarding = False
@@ -110,8 +112,13 @@ class Inbox:
         self._protocol = protocol
         self._reader = protocol if isinstance(protocol, asyncio.BufferedProtocol) else None
         self._paused = False
-        self._eof_told = False
-        if unread and not self._discarding:
+        self._eof_told = self._lost_told = False
+        if self._ended:
+            self._discarding = False  # nothing more can come; `unread` is the caller's own
+        if not self._discarding:
+            if self._rest is not None:
+                self._take_back(self._rest)
+                self._rest = None
             self._held[:0] = unread
         try:
             protocol.connection_made(cast(asyncio.BaseTransport, self._stream))
@@ -211,18 +218,16 @@ class Inbox:
             elif protocol is not None:
                 cast(asyncio.Protocol, protocol).data_received(data if isinstance(data, bytes) else bytes(data))
         except Exception as error:
+            self._rest = None
             self._fault(error)
         if self._delivered is not None:
             self._delivered(len(data))
 
     def _fill(self, reader: asyncio.BufferedProtocol, view: memoryview) -> None:
         """Copy into the protocol's buffers; what it leaves when it pauses or hands over is held first in line."""
-        while view:
-            if self._paused or self._reader is not reader or self._discarding:
-                if not self._discarding:
-                    self._held[:0] = view
-                    if self._delivered is not None:
-                        self._delivered(-len(view))
+        while view and not self._discarding:
+            if self._paused:
+                self._take_back(view)
                 return
             buffer = memoryview(reader.get_buffer(len(view))).cast("B")
             count = min(len(buffer), len(view))
@@ -230,4 +235,17 @@ class Inbox:
                 raise RuntimeError("get_buffer() returned an empty buffer")
             buffer[:count] = view[:count]
             view = view[count:]
-            reader.buffer_updated(count)
+            if not self._tell(reader, count, view):
+                return  # handed over: attach() has held the rest
+
+    def _tell(self, reader: asyncio.BufferedProtocol, count: int, rest: memoryview) -> bool:
+        """Say that `count` bytes are in the reader's buffer; False if it handed the stream over upon that."""
+        self._rest = rest
+        reader.buffer_updated(count)
+        told, self._rest = self._rest, None
+        return told is not None
+
+    def _take_back(self, view: memoryview) -> None:
+        self._held[:0] = view
+        if self._delivered is not None:
+            self._delivered(-len(view))

@@ -35,7 +35,10 @@ class DuplexStream(Protocol):
         protocol hears nothing more, not even `connection_lost`, and a pause it made is lifted.
         A new protocol hears `pause_writing` at once if the write buffer is above its high mark.
 
-        Attached after the end, the protocol gets what was held, `eof_received` if the peer ended
+        The end of the peer's half is told by `eof_received`, whose answer is not looked at: a stream
+        closes when it is told to.
+
+        Attached after the end, the protocol gets `unread`, what was held, `eof_received` if the peer ended
         its half, and then `connection_lost`.
 
         Before the first attach at most HOLD_LIMIT bytes are held, then reading pauses; a stream

@@ -99,6 +99,18 @@ def connect(
         ),
     ] = None,
     no_socks5: Annotated[bool, flag("--no-socks5", text="Offer no SOCKS5 proxy.")] = False,
+    socks5_auth_file: Annotated[
+        Path | None,
+        flag(
+            "--socks5-auth-file",
+            value="PATH",
+            text="Ask SOCKS clients for a user:password of this file, one a line, mode 0600.",
+        ),
+    ] = None,
+    socks5_open: Annotated[
+        bool,
+        flag("--socks5-open", text="Let everybody who reaches a SOCKS5 port beyond loopback use it."),
+    ] = False,
     forward: Annotated[
         list[str] | None,
         flag(
@@ -164,6 +176,8 @@ def connect(
             host_key_check=host_key_check or (HostKeyCheck.ASK if has_terminal() else HostKeyCheck.ACCEPT_NEW),
             host_keys=tuple(host_key or ()),
             socks=socks,
+            socks_auth=socks5_auth_file,
+            socks_open=socks5_open,
             forwards=tuple(parse_local_forward(each) for each in forward or ()),
             family=_FAMILIES[one_of(context, {"ipv4": "-4", "ipv6": "-6"})],
             tls=TlsClientOptions(tls_server_name, tls_ca, tuple(tls_pin or ()), insecure)

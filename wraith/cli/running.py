@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -70,6 +71,8 @@ def run(
     Raises UsageError for a WRAITH_LOOP that cannot be had, and what `work` raises by itself.
     """
     interruption = Interruption(when_stopped)
+    # What a library thinks of its future is news for us, not for whoever runs the command.
+    warnings.simplefilter("ignore")
     raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=loop_factory(os.environ.get(LOOP_VARIABLE, ""))) as runner:

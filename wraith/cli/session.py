@@ -13,7 +13,7 @@ from wraith.errors import ExitCode
 from wraith.forward import LocalForward
 from wraith.opening import Opener, OpenFailed, OpenFailure
 from wraith.options import ConnectOptions
-from wraith.socks.listener import SocksListener
+from wraith.socks import Credentials, SocksListener, parse_credentials, read_credentials
 from wraith.specs import join_host_port
 from wraith_transports import DuplexStream
 
@@ -54,6 +54,15 @@ class SessionToCome(Opener):
         return await session.open_connection(host, port, origin=origin)
 
 
+def socks_credentials(options: ConnectOptions) -> Credentials | None:
+    """Read who may use the SOCKS ports, where that is limited. Raises UnusableFile."""
+    if options.socks_auth is None:
+        return None
+    if isinstance(options.socks_auth, bytes):
+        return parse_credentials(options.socks_auth, "the SOCKS users given as bytes")
+    return read_credentials(options.socks_auth)
+
+
 async def _hold(options: ConnectOptions, verbosity: Verbosity, interruption: Interruption) -> ExitCode:
     if has_terminal():
         questions = Questions(interruption.request_from_terminal)
@@ -61,7 +70,10 @@ async def _hold(options: ConnectOptions, verbosity: Verbosity, interruption: Int
             options, ask_passphrase=questions.passphrase, confirm_host_key=questions.trusts_host_key
         )
     to_come = SessionToCome()
-    proxies = [SocksListener(spec, to_come) for spec in options.socks]
+    credentials = socks_credentials(options)
+    proxies = [
+        SocksListener(spec, to_come, credentials=credentials, open_to_all=options.socks_open) for spec in options.socks
+    ]
     forwards = [LocalForward(spec, to_come) for spec in options.forwards]
     listeners: list[SocksListener | LocalForward] = [*proxies, *forwards]
     async with contextlib.AsyncExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ VERSION_TIMEOUT_S = 5.0  # a server waits so long for the client's version line
 CLIENT_VERSION_TIMEOUT_S = 10.0  # a client for the server's, which may have other things to do first
 KEY_EXCHANGE_TIMEOUT_S = 20.0  # from the start to the peer's NEWKEYS
 LOGIN_TIMEOUT_S = 60.0  # a server's limit for everything up to the login
+CLOSE_TIMEOUT_S = 0.5  # for the last message of a connection to arrive and the peer to close
 CLIENT_LOGIN_TIMEOUT_S = 180.0  # a client's: a person may be looking for a passphrase
 
 ConnectionFactory = Callable[..., Any]  # asyncssh's, private by type
@@ -59,6 +61,11 @@ class ClientAttachment:
         self.connection: BoundedConnection | None = None
         self.link: SSHLink | None = None
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether the first key exchange was completed."""
+        return self.connection is not None and self.connection.get_extra_info("recv_cipher") is not None
+
     async def create_connection(
         self, factory: ConnectionFactory, host: str, port: int
     ) -> tuple[SSHLink, BoundedConnection]:
@@ -69,7 +76,7 @@ class ClientAttachment:
         return self.link, self.connection
 
     async def start(self, host: str, port: int, **options: Any) -> BoundedClientConnection:
-        """Run key exchange and login. Raises what asyncssh raises; the stream is closed then."""
+        """Run key exchange and login. Raises what asyncssh raises; the stream is gone then."""
         try:
             connection = await asyncssh.connect(
                 host,
@@ -82,8 +89,13 @@ class ClientAttachment:
                 **_common(),
                 **options,
             )
+        except asyncio.CancelledError:
+            self._stream.abort()
+            raise
         except BaseException:
             self._stream.close()
+            if self.link is not None:
+                await self.link.wait_ended(CLOSE_TIMEOUT_S)
             raise
         assert isinstance(connection, BoundedClientConnection)
         return connection
@@ -124,14 +136,15 @@ class ServerAttachment:
         self._factory = factory
         return _NoListener()
 
-    def start(self, stream: DuplexStream, owner: asyncssh.SSHServer, budget: CreditBudget) -> BoundedServerConnection:
+    def start(
+        self, stream: DuplexStream, owner: asyncssh.SSHServer, budget: CreditBudget
+    ) -> tuple[BoundedServerConnection, SSHLink]:
         """Run a server on the stream, with `owner` deciding."""
         assert self._factory is not None
         self._owner = owner
         connection = bound(self._factory("", 0), budget)
         assert isinstance(connection, BoundedServerConnection)
-        _attach(connection, stream, VERSION_TIMEOUT_S)
-        return connection
+        return connection, _attach(connection, stream, VERSION_TIMEOUT_S)
 
     def _take_owner(self) -> asyncssh.SSHServer:
         # Called from within start(), when the link introduces itself to the connection.

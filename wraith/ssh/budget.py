@@ -14,7 +14,8 @@ FIRST_WINDOW = 2 << 20  # as OpenSSH: 2 MiB fill a LAN, and one round trip later
 SMALLEST_WINDOW = 32 << 10  # one packet; granted even when the budget is spent, or nothing would ever move
 LARGEST_WINDOW = 32 << 20  # 2.5 Gbit/s at 100 ms
 ADJUST_STEP = 512 << 10  # credit is given back in steps of at most this
-IDLE_S = 5.0  # a grown window whose sender did not come near its limit for so long shrinks back
+IDLE_S = 5.0  # a grown window that was not used once in so long shrinks back
+ROUND_TRIP_MEMORY_S = 60.0  # then a longer one counts too: the path may have changed
 
 
 class CreditBudget:
@@ -82,17 +83,26 @@ class ReceiveWindow:
     """The window of one channel, as the receiver sees it.
 
     `size` is what is out: bytes the peer may still send (`remaining`), bytes we hold, and bytes
-    passed on whose credit was not given back yet.
+    passed on whose credit was not given back yet. It doubles while a whole window arrives in less
+    than two round trips, which means that the window and not the path is the limit, and the reader
+    keeps up. The round trip is seen from the credit itself: from giving some until the first byte
+    that needed it; at its smallest that is one round trip.
     """
 
     def __init__(self, budget: CreditBudget, now: float) -> None:
         self._budget = budget
         self.size = self._first = budget.first_window()
         self.remaining = self.size
+        self._received = 0
         self._owed = 0
-        self._limited = False
-        self._limited_at = now
         self._released = False
+        self._fell_behind = False  # the reader did, since this window began
+        self._began_at = now  # when the first byte of this window was received
+        self._begins_from = 0  # and which one it was
+        self._round_trip: float | None = None
+        self._round_trip_seen_at = now
+        self._credit_given_at: float | None = None
+        self._credit_begins_from = 0  # the first byte that needs the credit given then
 
     def receive(self, count: int, *, keeping_up: bool, now: float) -> bool:
         """Count bytes that arrived; False if the peer had no credit for them.
@@ -102,31 +112,28 @@ class ReceiveWindow:
         if count > self.remaining:
             return False
         self.remaining -= count
-        # Credit goes out at a quarter: a sender that gets below half is ahead of our adjustments
-        # by a quarter of a window, so the path holds at least that much and the window limits it.
-        if keeping_up and self.remaining < self.size // 2:
-            self._limited = True
-            self._limited_at = now
+        self._received += count
+        if not keeping_up:
+            self._fell_behind = True
+        if self._credit_given_at is not None and self._received > self._credit_begins_from:
+            self._see_round_trip(now - self._credit_given_at, now)
+            self._credit_given_at = None
         return True
 
     def consume(self, count: int, now: float) -> int:
         """Count bytes the reader took; return the credit to send now, 0 for none."""
         self._owed += count
-        if self._owed < min(self.size // 4, ADJUST_STEP):
+        if self._released or self._owed < min(self.size // 4, ADJUST_STEP):
             return 0
-        if self._released:
-            return 0
-        if self._limited:
-            self._limited = False
-            extra = min(self.size, LARGEST_WINDOW - self.size)
-            if extra > 0 and self._budget.grow(extra):
-                self.size += extra
-                self._owed += extra
-        elif self.size > self._first and now - self._limited_at >= IDLE_S:
-            withheld = min(self._owed, self.size - self._first)
-            self._budget.shrink(withheld)
-            self.size -= withheld
-            self._owed -= withheld
+        if self._received - self._begins_from >= self.size:
+            if self._is_limit(now):
+                self._grow()
+            self._begin(now)
+        elif self.size > self._first and now - self._began_at >= IDLE_S:
+            self._shrink()
+        if self._credit_given_at is None:
+            self._credit_given_at = now
+            self._credit_begins_from = self._received + self.remaining
         credit, self._owed = self._owed, 0
         self.remaining += credit
         return credit
@@ -136,3 +143,31 @@ class ReceiveWindow:
         if not self._released:
             self._released = True
             self._budget.release(self.size, grown=self.size - self._first)
+
+    def _is_limit(self, now: float) -> bool:
+        if self._round_trip is None or self._fell_behind:
+            return False
+        return now - self._began_at < 2 * self._round_trip
+
+    def _begin(self, now: float) -> None:
+        self._began_at = now
+        self._begins_from = self._received
+        self._fell_behind = False
+
+    def _see_round_trip(self, seen: float, now: float) -> None:
+        if self._round_trip is None or seen < self._round_trip or now - self._round_trip_seen_at > ROUND_TRIP_MEMORY_S:
+            self._round_trip = seen
+            self._round_trip_seen_at = now
+
+    def _grow(self) -> None:
+        extra = min(self.size, LARGEST_WINDOW - self.size)
+        if extra > 0 and self._budget.grow(extra):
+            self.size += extra
+            self._owed += extra
+
+    def _shrink(self) -> None:
+        """Withhold credit: the window is larger than what is used of it."""
+        withheld = min(self._owed, self.size - self._first)
+        self._budget.shrink(withheld)
+        self.size -= withheld
+        self._owed -= withheld

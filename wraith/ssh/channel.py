@@ -11,7 +11,7 @@ import asyncssh
 from asyncssh.constants import OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE
 from asyncssh.packet import SSHPacket, SSHPacketHandler, String, UInt32
 
-from wraith_transports import QueuedStream
+from wraith_transports import QueuedStream, StreamProtocol
 
 from ..opening import OpenFailed, OpenFailure
 from .budget import ReceiveWindow
@@ -250,6 +250,11 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
         if not self._inbox.paused:
             self._give_taken()
         self._forget_when_read()
+
+    def attach(self, protocol: StreamProtocol, unread: bytes = b"") -> None:
+        """Hand the stream to `protocol`; what the one before was given counts as taken."""
+        super().attach(protocol, unread)
+        self._give_taken()
 
     def resume_reading(self) -> None:
         """Deliver again; what was delivered before the pause is taken now."""

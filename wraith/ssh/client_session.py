@@ -6,20 +6,19 @@ import asyncio
 import logging
 
 import asyncssh
-from asyncssh.connection import SSHConnection
 
 from wraith_transports import DuplexStream, format_address
 
 from ..errors import AuthenticationRefused, ConnectFailed, WraithError, WrongPeer
-from .attach import ClientAttachment
+from .attach import CLOSE_TIMEOUT_S, ClientAttachment
 from .budget import SESSION_CREDIT, CreditBudget
 from .channel import open_direct_tcpip
-from .connection import BoundedClientConnection
+from .connection import BoundedClientConnection, BoundedConnection
 from .host_key_policy import HostKeyChecker
 from .identities import Identities
+from .link import SSHLink
 
 CHANNELS_TIMEOUT_S = 1.0  # at the end, for what channels still have to send
-CLOSE_TIMEOUT_S = 0.5  # and then for the last message
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +26,9 @@ logger = logging.getLogger(__name__)
 class ClientSession:
     """A logged-in SSH session."""
 
-    def __init__(self, connection: BoundedClientConnection, owner: _Owner) -> None:
+    def __init__(self, connection: BoundedClientConnection, link: SSHLink, owner: _Owner) -> None:
         self._connection = connection
+        self._link = link
         self._owner = owner
 
     async def open_connection(
@@ -43,24 +43,20 @@ class ClientSession:
 
     async def aclose(self) -> None:
         """Close the channels, then the connection; bounded; never raises."""
-        await close_connection(self._connection)
+        await close_connection(self._connection, self._link)
 
 
-async def close_connection(connection: SSHConnection) -> None:
-    """End in the order that loses nothing: channels, connection. Bounded by the timeouts above."""
-    channels = list(connection._channels.values())  # noqa: SLF001 - the only list of them there is
-    for channel in channels:
+async def close_connection(connection: BoundedConnection, link: SSHLink) -> None:
+    """End in the order that loses nothing: channels, connection, stream. Bounded by the timeouts above."""
+    for channel in list(connection._channels.values()):  # noqa: SLF001 - the only list of them there is
         channel.close()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + CHANNELS_TIMEOUT_S
     while connection._channels and not connection.is_closed() and loop.time() < deadline:  # noqa: SLF001, ASYNC110
         await asyncio.sleep(0.01)  # asyncssh announces no last channel
     connection.close()
-    try:
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await connection.wait_closed()
-    except TimeoutError:
-        connection.abort()
+    # asyncssh is done when it has said so; the stream when that has arrived.
+    await link.wait_ended(CLOSE_TIMEOUT_S)
 
 
 async def start_client(
@@ -83,7 +79,8 @@ async def start_client(
         if host_keys.failure is not None:
             raise host_keys.failure from error
         raise _translated(error, format_address(host, port), user, attachment) from error
-    return ClientSession(connection, owner)
+    assert attachment.link is not None
+    return ClientSession(connection, attachment.link, owner)
 
 
 class _Owner(asyncssh.SSHClient):
@@ -118,6 +115,11 @@ def _translated(error: Exception, where: str, user: str, attachment: ClientAttac
         return ConnectFailed(f"{where} {_not_ssh(attachment, error)}")
     if isinstance(error, asyncssh.KeyExchangeFailed):
         return ConnectFailed(f"{where}: no common algorithm or a failed key exchange: {_shown(error)}")
+    if not attachment.encrypted:
+        # sshd for one closes without a word when nothing matches.
+        return ConnectFailed(
+            f"{where} broke off the key exchange, perhaps for want of a common algorithm: {_shown(error)}"
+        )
     return ConnectFailed(f"{where}: the connection ended before the login: {_shown(error)}")
 
 
@@ -137,5 +139,5 @@ def _not_ssh(attachment: ClientAttachment, error: Exception) -> str:
 
 
 def _shown(error: Exception) -> str:
-    words = error.reason if isinstance(error, asyncssh.Error) else str(error)
+    words = error.reason if isinstance(error, asyncssh.Error) else getattr(error, "strerror", None) or str(error)
     return "".join(character if character.isprintable() else "?" for character in words[:300])

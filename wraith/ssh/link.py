@@ -50,6 +50,7 @@ class SSHLink(asyncio.BufferedProtocol):
         self._holders: set[str] = set()
         self.first_bytes = b""  # of the peer, to tell what it is when it is not SSH
         self._timer: asyncio.TimerHandle | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the stream is gone
         stream.attach(self, unread)
 
     # Towards the stream
@@ -83,6 +84,8 @@ class SSHLink(asyncio.BufferedProtocol):
         """Pass on the end."""
         connection, self._connection = self._connection, None
         self._cancel_timer()
+        if not self.ended.done():
+            self.ended.set_result(None)
         if connection is not None:
             connection.connection_lost(exc)
 
@@ -123,6 +126,15 @@ class SSHLink(asyncio.BufferedProtocol):
             self._holders.remove(reason)
             if not self._holders:
                 self._stream.resume_reading()
+
+    async def wait_ended(self, timeout_s: float) -> None:
+        """Wait until the stream is gone, which it is at the latest after `timeout_s`."""
+        await asyncio.wait([self.ended], timeout=timeout_s)
+        if not self.ended.done():
+            self._connection = None
+            self._stream.abort()
+            await self.ended
+        await asyncio.sleep(0)  # the loop lets go of its own transport on its next turn
 
     def abort(self) -> None:
         """End in order: asyncssh calls this for every close, also right after a last message."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import cast
 
@@ -51,15 +51,12 @@ class ServerSession(asyncssh.SSHServer):
     Targets are never logged (adr/006), at any level.
     """
 
-    def __init__(
-        self, rules: ServerRules, stream: DuplexStream, info: TransportInfo, name: str, ended: Callable[[], None]
-    ) -> None:
-        """Prepare for a connection on `stream`; `ended` is called when it is over."""
+    def __init__(self, rules: ServerRules, stream: DuplexStream, info: TransportInfo, name: str) -> None:
+        """Prepare for a connection on `stream`, called `name` in the logs."""
         self._rules = rules
         self._stream = stream
         self._info = info
         self._name = name
-        self._ended = ended
         self._began_at = asyncio.get_running_loop().time()
         self._connection: BoundedServerConnection | None = None
         self._user = ""
@@ -87,7 +84,6 @@ class ServerSession(asyncssh.SSHServer):
         self._log(
             logging.INFO, "connection closed", remote_addr=self._info.remote_address[0], duration=duration, **reason
         )
-        self._ended()
 
     # Authentication
 

@@ -100,7 +100,9 @@ class TcpStream(StreamBase):
 
     def get_write_buffer_size(self) -> int:
         """Bytes the kernel has not taken."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if self._transport is None or self._gone:
+            return 0  # uvloop goes on counting what an abort has dropped
+        return self._transport.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Look up `peername`, `sockname` or `socket`."""
@@ -165,7 +167,11 @@ class TcpStream(StreamBase):
                 self._socket.shutdown(socket.SHUT_WR)
 
     def _carrier_close(self) -> None:
-        if self._transport is not None:
+        # Not from within a callback of the transport's own: asyncio would then lose the connection twice.
+        self._loop.call_soon(self._close_transport)
+
+    def _close_transport(self) -> None:
+        if self._transport is not None and not self._gone:
             self._transport.close()
 
     def _carrier_reset(self) -> None:

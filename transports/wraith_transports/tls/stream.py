@@ -70,6 +70,7 @@ class TlsStream(QueuedStream):
         self._open = False  # the handshake is complete
         self._broken = False  # OpenSSL reported an error: it may not be asked for more, not even close_notify
         self._inner_full = False
+        self._stalled = False  # reading waits until the peer has read what OpenSSL answered
         self._answered: asyncio.Future[None] = self._loop.create_future()
         self.opening = b""  # the first bytes the peer sent
         for power in _FORWARDED:
@@ -135,7 +136,8 @@ class TlsStream(QueuedStream):
         """Go on encrypting, and reading if that waited for room to answer in."""
         self._inner_full = False
         self._flush()
-        if self._open and self._incoming.pending and not self._inbox.full:
+        if self._stalled and not self._must_pause():
+            self._stalled = False
             self._carrier_resume()
 
     # The handshake
@@ -176,7 +178,8 @@ class TlsStream(QueuedStream):
         try:
             while everything or not self._inbox.full:
                 if self._outgoing.pending > MAX_UNASKED_REPLIES and not everything:
-                    break  # inner_empty() goes on
+                    self._stalled = True  # inner_empty() goes on
+                    break
                 if not self._incoming.pending and not self._tls.pending():
                     break
                 if not self._decrypt_piece():
