@@ -176,6 +176,8 @@ class Inbox:
         self._discarding = True
         self._held.clear()
         self._paused = False
+        if self._ended and not self._lost_told:
+            self._schedule()
 
     def _schedule(self) -> None:
         if not self._scheduled:

@@ -23,7 +23,8 @@ def flag(*names: str, text: str, value: str | None = None, **more: Any) -> Any:
     paths at the platform's path separator.
     """
     variable = "WRAITH_" + max(names, key=len).strip("-").replace("-", "_").upper()
-    return typer.Option(*names, envvar=variable, show_envvar=False, metavar=value, help=text, **more)
+    # readable: a file that cannot be read is exit 3, said by whoever reads it, and not a usage error.
+    return typer.Option(*names, envvar=variable, show_envvar=False, metavar=value, help=text, readable=False, **more)
 
 
 class LogLevel(Enum):

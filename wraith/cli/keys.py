@@ -63,7 +63,8 @@ def keygen(
 
 def identify(
     path: Annotated[
-        Path | None, typer.Argument(metavar="PATH", help="A private or public key. Default <dir>/id_ed25519.")
+        Path | None,
+        typer.Argument(metavar="PATH", readable=False, help="A private or public key. Default <dir>/id_ed25519."),
     ] = None,
 ) -> ExitCode:
     """Print a key's public line, which authorized_keys wants, its SHA-256 fingerprint and its endpoint ID."""

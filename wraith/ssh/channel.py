@@ -63,6 +63,7 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
         self._peer_packet = 0
         self._untaken = 0  # delivered while paused: not the reader's yet
         self._in_line = False  # waiting for the gate
+        self._cut = False  # closed without an end of file
         self._close_sent = False
         self._close_received = False
         self._abandoned = False  # nobody waits for the open any more
@@ -261,6 +262,16 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
         super().resume_reading()
         self._give_taken()
 
+    def cut_off(self) -> None:
+        """Flush and close without saying that this was all, unless `write_eof` said so before.
+
+        For a session that ends under its channels: neither side shall take a part for the whole.
+        """
+        if not self._write_ended and not self._closing:
+            self._cut = True
+            self._fault_seen = ConnectionAbortedError("the session ended")
+        self.close()
+
     def close(self) -> None:
         """End in order."""
         super().close()
@@ -331,7 +342,7 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
         """Do nothing: credit is what stops the peer."""
 
     def _carrier_end(self) -> None:
-        if not self._close_sent and self._peer_number is not None:
+        if not self._close_sent and self._peer_number is not None and not self._cut:
             self._send(MSG_EOF)
         if self._closing:
             # Unlike a socket, a channel loses nothing by closing before the peer's end is read.

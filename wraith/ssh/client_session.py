@@ -6,10 +6,11 @@ import asyncio
 import logging
 
 import asyncssh
+from asyncssh.saslprep import SASLPrepError
 
 from wraith_transports import DuplexStream, format_address
 
-from ..errors import AuthenticationRefused, ConnectFailed, WraithError, WrongPeer
+from ..errors import AuthenticationRefused, ConnectFailed, UsageError, WraithError, WrongPeer
 from .attach import CLOSE_TIMEOUT_S, ClientAttachment
 from .budget import SESSION_CREDIT, CreditBudget
 from .channel import open_direct_tcpip
@@ -48,11 +49,11 @@ class ClientSession:
 
 async def close_connection(connection: BoundedConnection, link: SSHLink) -> None:
     """End in the order that loses nothing: channels, connection, stream. Bounded by the timeouts above."""
-    for channel in list(connection._channels.values()):  # noqa: SLF001 - the only list of them there is
-        channel.close()
+    for channel in connection.channels:
+        channel.cut_off()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + CHANNELS_TIMEOUT_S
-    while connection._channels and not connection.is_closed() and loop.time() < deadline:  # noqa: SLF001, ASYNC110
+    while connection.channels and not connection.is_closed() and loop.time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.01)  # asyncssh announces no last channel
     connection.close()
     # asyncssh is done when it has said so; the stream when that has arrived.
@@ -75,6 +76,8 @@ async def start_client(
             known_hosts=host_keys.known_hosts,
             server_host_key_algs=host_keys.server_host_key_algs,
         )
+    except SASLPrepError as error:
+        raise UsageError(f"the user name {user!a} cannot be used: {error}") from error
     except (asyncssh.Error, OSError, WraithError) as error:
         if host_keys.failure is not None:
             raise host_keys.failure from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
 from asyncssh.connection import SSHConnection
@@ -26,6 +26,7 @@ REKEY_TIMEOUT_S = 30.0
 # Names of asyncssh 2.24 that are not public. The bounds depend on them: where they differ, wraith
 # does not start rather than run without bounds.
 _CONNECTION_NAMES = (
+    "_channels",
     "_deferred_packets",
     "_global_request_queue",
     "_client_version",
@@ -75,6 +76,11 @@ class BoundedConnection(SSHConnection):
     """Overrides of asyncssh's connection, for both sides."""
 
     bounds: Bounds
+
+    @property
+    def channels(self) -> list[ChannelStream]:
+        """The channels there are, those being opened and those still being read included; all are ours."""
+        return list(cast("dict[int, ChannelStream]", self._channels).values())
 
     # The gate
 

@@ -12,7 +12,7 @@ from .key_files import Guard, read_file
 
 logger = logging.getLogger(__name__)
 
-Stamp = tuple[int, int, int] | None
+Stamp = tuple[int, ...] | None
 
 
 class KeyRing:
@@ -44,7 +44,7 @@ class KeyRing:
             found = self._source.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino  # ctime: a chmod counts
 
     def _read_again(self) -> None:
         """Replace the keys. Never the old ones: they may hold one that was taken out for a reason."""

@@ -191,7 +191,7 @@ class ServerSession(asyncssh.SSHServer):
         if connection is None:
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "the session has ended")
         # Channels that are still being dialled are among them.
-        if len(connection._channels) >= self._rules.max_channels:  # noqa: SLF001 - the only count there is
+        if len(connection.channels) >= self._rules.max_channels:
             raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many channels")
         return connection
 
