@@ -100,6 +100,12 @@ class Session:
             raise OpenFailed("there is no session", OpenFailure.SESSION_DOWN)
         return await self._session.open_connection(host, port, origin=origin)
 
+    async def open_unix_connection(self, path: str) -> DuplexStream:
+        """Open a stream to a unix socket of the server's. Cancelling leaves nothing open. Raises OpenFailed."""
+        if self._session is None or self._closed:
+            raise OpenFailed("there is no session", OpenFailure.SESSION_DOWN)
+        return await self._session.open_unix_connection(path)
+
     async def wait_closed(self) -> None:
         """Wait for the end. Returns after `aclose`; raises SessionLost when the session ended by itself."""
         if self._session is None:

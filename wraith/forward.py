@@ -10,7 +10,7 @@ from wraith_transports import DuplexStream
 from .local_listener import MAX_CONNECTIONS, LocalListener
 from .logs import event
 from .opening import Opener, OpenFailed
-from .specs import LocalForwardSpec, join_host_port
+from .specs import LocalForwardSpec
 from .waiting import WaitingStream
 
 logger = logging.getLogger(__name__)
@@ -44,13 +44,13 @@ class LocalForward:
     async def _serve(self, stream: DuplexStream) -> None:
         waiting = WaitingStream(stream)
         try:
-            remote = await waiting.open(self._opener, self._spec.host, self._spec.port)
+            remote = await waiting.open(self._opener, self._spec.target)
         except OpenFailed as error:
             event(
                 logger,
                 logging.INFO,
                 "forwarded connection failed",
-                target=join_host_port(self._spec.host, self._spec.port),
+                target=self._spec.target,
                 reason=error.reason.value,
             )
             # A reset tells the program that this is a failure, not an empty answer.

@@ -5,9 +5,13 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-from wraith_transports import DuplexStream
+from wraith_transports import Dialer, DialError, DialFailure, DuplexStream
+from wraith_transports.tcp import dial_unix
 
 from .errors import WraithError
+from .specs import ForwardTarget, UnixTarget
+
+LOOPBACK_ORIGIN = ("127.0.0.1", 0)
 
 
 class OpenFailure(Enum):
@@ -34,12 +38,54 @@ class OpenFailed(WraithError):
 class Opener(Protocol):
     """Opens streams to targets as the other side of the session sees them."""
 
-    async def open_connection(
-        self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)
-    ) -> DuplexStream:
+    async def open_connection(self, host: str, port: int, *, origin: tuple[str, int] = LOOPBACK_ORIGIN) -> DuplexStream:
         """Connect to host and port from the other side; host is sent as it is, never resolved here.
 
         `origin` is the address of whoever asked, told to the server as SSH does. The stream is not
         attached to anything yet. Cancelling leaves nothing open. Raises OpenFailed.
         """
         ...
+
+    async def open_unix_connection(self, path: str) -> DuplexStream:
+        """Connect to a unix socket on the other side, as open_connection does. Raises OpenFailed."""
+        ...
+
+
+async def open_target(opener: Opener, target: ForwardTarget, *, origin: tuple[str, int]) -> DuplexStream:
+    """Open either kind of target. Raises OpenFailed."""
+    if isinstance(target, UnixTarget):
+        return await opener.open_unix_connection(target.path)
+    return await opener.open_connection(target.host, target.port, origin=origin)
+
+
+_FAILURES = {
+    DialFailure.REFUSED: OpenFailure.REFUSED,
+    DialFailure.HOST_UNREACHABLE: OpenFailure.HOST_UNREACHABLE,
+    DialFailure.NETWORK_UNREACHABLE: OpenFailure.NETWORK_UNREACHABLE,
+    DialFailure.NOT_FOUND: OpenFailure.NOT_FOUND,
+    DialFailure.TIMED_OUT: OpenFailure.TIMED_OUT,
+    DialFailure.NOT_ALLOWED: OpenFailure.NOT_ALLOWED,
+    DialFailure.OTHER: OpenFailure.OTHER,
+}
+
+
+class DialingOpener:
+    """Opens targets from this side, for what a remote forward brings."""
+
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
+
+    async def open_connection(self, host: str, port: int, *, origin: tuple[str, int] = LOOPBACK_ORIGIN) -> DuplexStream:
+        """Dial host and port. Raises OpenFailed."""
+        del origin
+        try:
+            return await self._dialer.dial(host, port)
+        except DialError as error:
+            raise OpenFailed(str(error), _FAILURES[error.reason]) from error
+
+    async def open_unix_connection(self, path: str) -> DuplexStream:
+        """Dial a unix socket. Raises OpenFailed."""
+        try:
+            return await dial_unix(path)
+        except DialError as error:
+            raise OpenFailed(str(error), _FAILURES[error.reason]) from error

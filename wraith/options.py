@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .errors import UsageError
 from .paths import AUTHORIZED_KEYS, IDENTITY, KNOWN_HOSTS, TLS_FOLDER, configuration_folder
-from .specs import ListenSpec, LocalForwardSpec, PermitOpen, Scheme, SocksSpec, is_host
+from .specs import ListenSpec, LocalForwardSpec, PermitListen, PermitOpen, RemoteForwardSpec, Scheme, SocksSpec, is_host
 
 DEFAULT_USER = "wraith"
 MAX_AUTH_ATTEMPTS = 10  # keys offered by one connection; an agent with more needs -i
@@ -91,6 +91,8 @@ class ServeOptions:
     listen: tuple[ListenSpec, ...] = ()  # default every address, the transport's port
     tls: TlsServerOptions = field(default_factory=TlsServerOptions)
     permit_open: PermitOpen = field(default_factory=PermitOpen)
+    permit_listen: PermitListen = field(default_factory=PermitListen)
+    gateway_ports: bool = False  # remote forwards may listen beyond loopback
     max_auth_attempts: int = MAX_AUTH_ATTEMPTS
     max_sessions: int = MAX_SESSIONS
     max_channels: int = MAX_CHANNELS
@@ -128,6 +130,7 @@ class ConnectOptions:
     socks_auth: KeySource | None = field(default=None, repr=False)  # user:password, one a line; then every port asks
     socks_open: bool = False  # anybody who reaches a SOCKS port that is not on loopback may use it
     forwards: tuple[LocalForwardSpec, ...] = ()
+    remote_forwards: tuple[RemoteForwardSpec, ...] = ()
     family: AddressFamily = AddressFamily.ANY
     tls: TlsClientOptions = TlsClientOptions()
     exit_on_failure: bool = False

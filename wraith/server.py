@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import asyncssh
 
@@ -36,6 +36,7 @@ from .ssh.connection import BoundedServerConnection
 from .ssh.key_files import fingerprint, load_or_create_host_key, load_private_key
 from .ssh.key_ring import KeyRing
 from .ssh.link import SSHLink
+from .ssh.port_registry import PortRegistry
 from .ssh.server_session import ServerRules, ServerSession
 from .tls_certificate import TlsCertificate, tls_certificate
 
@@ -50,6 +51,7 @@ class Server:
         self._acceptors: list[TransportAcceptor] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[str, tuple[BoundedServerConnection, SSHLink]] = {}
+        self._cleanups: set[asyncio.Task[None]] = set()
         self._credit = CreditBudget(TOTAL_CREDIT)
         self._certificate: TlsCertificate | None = None
         self._attachment: ServerAttachment | None = None
@@ -79,6 +81,10 @@ class Server:
             dialer=DirectDialer(),
             max_auth_attempts=options.max_auth_attempts,
             max_channels=options.max_channels,
+            permit_listen=options.permit_listen,
+            gateway_ports=options.gateway_ports,
+            registry=PortRegistry(),
+            clean_up=self._clean_up,
         )
         if any(PRESETS[spec.scheme or Scheme.TCP].security is Security.TLS for spec in options.listening):
             self._certificate = tls_certificate(options.tls)
@@ -124,6 +130,8 @@ class Server:
         for acceptor in self._acceptors:
             acceptor.stop()
         await asyncio.gather(*(close_connection(*each) for each in list(self._connections.values())))
+        while self._cleanups:
+            await asyncio.wait(self._cleanups)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -175,6 +183,11 @@ class Server:
             return
         self._connections[name] = connection, link
         link.ended.add_done_callback(lambda _: self._forget(name))
+
+    def _clean_up(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._cleanups.add(task)
+        task.add_done_callback(self._cleanups.discard)
 
     def _forget(self, name: str) -> None:
         self._connections.pop(name, None)

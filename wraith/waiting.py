@@ -6,7 +6,8 @@ import asyncio
 
 from wraith_transports import HOLD_LIMIT, DuplexStream
 
-from .opening import Opener
+from .opening import Opener, open_target
+from .specs import ForwardTarget
 from .splice import splice
 
 UNKNOWN_ORIGIN = ("127.0.0.1", 0)  # told to the server for a unix socket, which has no address
@@ -40,7 +41,7 @@ class WaitingStream(asyncio.Protocol):
         host, port = self.stream.get_extra_info("peername")
         return (host, port) if host else UNKNOWN_ORIGIN
 
-    async def open(self, opener: Opener, host: str, port: int) -> DuplexStream | None:
+    async def open(self, opener: Opener, target: ForwardTarget) -> DuplexStream | None:
         """Open the connection to the target; None, and nothing left open, once the peer has left.
 
         Raises OpenFailed.
@@ -50,7 +51,7 @@ class WaitingStream(asyncio.Protocol):
         scope = self._opening = asyncio.timeout(None)
         try:
             async with scope:
-                return await opener.open_connection(host, port, origin=self.origin)
+                return await open_target(opener, target, origin=self.origin)
         except TimeoutError:
             # Leaving ends the scope (below); any other timeout is the opener's own failure.
             if scope.expired():

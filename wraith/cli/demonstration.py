@@ -15,7 +15,7 @@ import wraith
 from wraith.errors import ExitCode, WraithError
 from wraith.options import ConnectOptions, ServeOptions, TlsClientOptions, TlsServerOptions
 from wraith.socks.listener import SocksListener
-from wraith.specs import ListenSpec, OpenPattern, PermitOpen, Scheme, SocksSpec, TcpBind, parse_target
+from wraith.specs import AddressPattern, ListenSpec, PermitOpen, Scheme, SocksSpec, TcpBind, parse_target
 from wraith.ssh.key_files import generate_ed25519, public_line
 
 from .demo_client import Fetched, fetch
@@ -91,7 +91,7 @@ async def _tunnel(transport: Scheme, folder: Path, target_port: int) -> AsyncIte
         authorized_keys=authorized_keys,
         listen=(ListenSpec(LOOPBACK, 0, transport),),
         tls=TlsServerOptions(folder=place / "tls"),
-        permit_open=PermitOpen((OpenPattern(LOOPBACK, target_port),)),
+        permit_open=PermitOpen((AddressPattern(LOOPBACK, target_port),)),
     )
     async with wraith.serve(serve_options) as server:
         connect_options = ConnectOptions(

@@ -46,12 +46,18 @@ class SessionToCome(Opener):
         self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)
     ) -> DuplexStream:
         """Open a connection as the session does, once there is one. Raises OpenFailed."""
+        return await (await self._arrival()).open_connection(host, port, origin=origin)
+
+    async def open_unix_connection(self, path: str) -> DuplexStream:
+        """Open a connection to a unix socket, as open_connection does. Raises OpenFailed."""
+        return await (await self._arrival()).open_unix_connection(path)
+
+    async def _arrival(self) -> Opener:
         try:
             async with asyncio.timeout(self._wait_s):
-                session = await asyncio.shield(self._session)
+                return await asyncio.shield(self._session)
         except TimeoutError:
             raise OpenFailed("there is no session yet", OpenFailure.SESSION_DOWN) from None
-        return await session.open_connection(host, port, origin=origin)
 
 
 def socks_credentials(options: ConnectOptions) -> Credentials | None:
@@ -89,7 +95,7 @@ async def _hold(options: ConnectOptions, verbosity: Verbosity, interruption: Int
                 server=f"{options.transport.value}://{join_host_port(options.host, options.server_port)}",
                 socks=[address for proxy in proxies for address in proxy.addresses()],
                 forwards=[
-                    (address, join_host_port(spec.host, spec.port))
+                    (address, str(spec.target))
                     for spec, forward in zip(options.forwards, forwards, strict=True)
                     for address in forward.addresses()
                 ],

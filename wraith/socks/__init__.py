@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .conversation import serve_socks
 from .credentials import Credentials, parse_credentials, read_credentials
 from .events import Event, FrontProtocol, Refuse, Request, Send
 from .front import Front
@@ -21,4 +22,5 @@ __all__ = [
     "opened",
     "parse_credentials",
     "read_credentials",
+    "serve_socks",
 ]

@@ -391,9 +391,37 @@ async def open_direct_tcpip(
     connection: BoundedConnection, host: str, port: int, origin: tuple[str, int]
 ) -> ChannelStream:
     """Open a channel to host and port as the server sees them (RFC 4254, 7.2). Raises OpenFailed."""
+    return await _open(connection, (host, port), b"direct-tcpip", _host_port(host, port) + _host_port(*origin))
+
+
+async def open_direct_streamlocal(connection: BoundedConnection, path: str) -> ChannelStream:
+    """Open a channel to a unix socket of the server's (PROTOCOL of OpenSSH, 2.4). Raises OpenFailed."""
+    # The two reserved fields at the end are an originator that OpenSSH sends empty.
+    return await _open(connection, (path, 0), b"direct-streamlocal@openssh.com", String(path) + _host_port("", 0))
+
+
+async def open_forwarded_tcpip(
+    connection: BoundedConnection, host: str, port: int, origin: tuple[str, int]
+) -> ChannelStream:
+    """Open a channel for a connection that came to a port we listen on for the client. Raises OpenFailed."""
+    return await _open(connection, origin, b"forwarded-tcpip", _host_port(host, port) + _host_port(*origin))
+
+
+async def open_forwarded_streamlocal(connection: BoundedConnection, path: str) -> ChannelStream:
+    """Open a channel for a connection that came to a unix socket we listen on. Raises OpenFailed."""
+    return await _open(connection, ("", 0), b"forwarded-streamlocal@openssh.com", String(path) + String(""))
+
+
+async def _open(
+    connection: BoundedConnection, peername: tuple[str, int], kind: bytes, arguments: bytes
+) -> ChannelStream:
     try:
-        channel = ChannelStream(connection, (host, port))
+        channel = ChannelStream(connection, peername)
     except asyncssh.ChannelOpenError as error:
         raise OpenFailed("the session has ended", OpenFailure.SESSION_DOWN) from error
-    await channel.open(b"direct-tcpip", String(host), UInt32(port), String(origin[0]), UInt32(origin[1]))
+    await channel.open(kind, arguments)
     return channel
+
+
+def _host_port(host: str, port: int) -> bytes:
+    return String(host) + UInt32(port)

@@ -6,18 +6,33 @@ import asyncio
 import logging
 
 import asyncssh
+from asyncssh.packet import String, UInt32
 from asyncssh.saslprep import SASLPrepError
 
 from wraith_transports import DuplexStream, format_address
 
-from ..errors import AuthenticationRefused, ConnectFailed, UsageError, WraithError, WrongPeer
+from ..errors import AuthenticationRefused, ConnectFailed, ExitCode, UsageError, WraithError, WrongPeer
+from ..specs import UnixBind
 from .attach import CLOSE_TIMEOUT_S, ClientAttachment
 from .budget import SESSION_CREDIT, CreditBudget
-from .channel import open_direct_tcpip
+from .channel import open_direct_streamlocal, open_direct_tcpip
 from .connection import BoundedClientConnection, BoundedConnection
+from .forward_requests import ForwardedHandler
 from .host_key_policy import HostKeyChecker
 from .identities import Identities
 from .link import SSHLink
+from .port_registry import Place
+
+
+class ForwardRefused(WraithError):
+    """The server does not listen where it was asked to; the session itself is unharmed."""
+
+    exit_code = ExitCode.ADDRESS_UNAVAILABLE
+
+    def __init__(self, bind: Place, words: str) -> None:
+        said = f" ({words})" if words else ""
+        super().__init__(f"the server refused to listen on {bind}{said}: taken there, or not permitted")
+
 
 CHANNELS_TIMEOUT_S = 1.0  # at the end, for what channels still have to send
 
@@ -37,6 +52,30 @@ class ClientSession:
     ) -> DuplexStream:
         """Open a stream to host and port as the server sees them. Raises OpenFailed."""
         return await open_direct_tcpip(self._connection, host, port, origin)
+
+    async def open_unix_connection(self, path: str) -> DuplexStream:
+        """Open a stream to a unix socket of the server's. Raises OpenFailed."""
+        return await open_direct_streamlocal(self._connection, path)
+
+    def on_forwarded(self, handler: ForwardedHandler) -> None:
+        """Say what becomes of connections that come to remote forwards."""
+        self._connection.bounds.forwarded = handler
+
+    async def name_instance(self, instance: bytes) -> None:
+        """Tell a wraith server which process we are; another server does not know the request, and no harm done."""
+        await self._connection.request(b"instance@wraith", String(instance))
+
+    async def listen(self, bind: Place) -> int:
+        """Have the server listen; the real port, 0 for a unix socket. Raises ForwardRefused."""
+        if isinstance(bind, UnixBind):
+            answer = await self._connection.request(b"streamlocal-forward@openssh.com", String(bind.path))
+        else:
+            answer = await self._connection.request(b"tcpip-forward", String(bind.host), UInt32(bind.port))
+        if answer is None:
+            raise ForwardRefused(bind, self._owner.last_words)
+        if isinstance(bind, UnixBind):
+            return 0
+        return int.from_bytes(answer[:4], "big") if bind.port == 0 and len(answer) >= 4 else bind.port
 
     async def wait_lost(self) -> Exception | None:
         """Wait until the session is over; the reason, or None when it ended by agreement."""
@@ -91,11 +130,17 @@ class _Owner(asyncssh.SSHClient):
 
     def __init__(self, host_keys: HostKeyChecker) -> None:
         self._host_keys = host_keys
+        self.last_words = ""  # of the server, said to be shown to a person
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():
             self.lost.set_result(exc)
+
+    def debug_msg_received(self, msg: str, lang: str, always_display: bool) -> None:
+        del lang
+        if always_display:
+            self.last_words = "".join(character if character.isprintable() else "?" for character in msg[:200])
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         del host, addr, port

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
 from asyncssh.connection import SSHConnection
+from asyncssh.constants import MSG_REQUEST_SUCCESS
 
 from ..errors import WraithError
 from .budget import CreditBudget
 from .channel import PACKETS_A_TURN, ChannelStream
+from .forward_requests import ClientForwardRequests, ForwardedHandler, ServerForwardRequests
 
 if TYPE_CHECKING:
     from .link import SSHLink
@@ -39,6 +41,8 @@ _CONNECTION_NAMES = (
     "_transport",
 )
 _METHOD_NAMES = (
+    "_make_global_request",
+    "_make_keepalive_request",
     "_report_global_response",
     "_send_kexinit",
     "add_channel",
@@ -70,6 +74,8 @@ class Bounds:
         self.pump_scheduled = False
         self.rekey_timer: asyncio.TimerHandle | None = None
         self.handshake_timers: list[asyncio.TimerHandle] = []
+        self.forwarded: ForwardedHandler | None = None  # of a client: takes what comes to its remote forwards
+        self.heard_at = asyncio.get_running_loop().time()  # when the last byte came
 
 
 class BoundedConnection(SSHConnection):
@@ -166,6 +172,7 @@ class BoundedConnection(SSHConnection):
         """Let asyncssh parse, then look at what it had to put aside."""
         if self._transport is None:
             return
+        self.bounds.heard_at = self._loop.time()
         # RFC 4253, section 9 counts both directions; asyncssh counts what it sends.
         self._rekey_bytes_sent += len(data)
         super().data_received(data, datatype)
@@ -175,6 +182,20 @@ class BoundedConnection(SSHConnection):
             self.connection_lost(asyncssh.ProtocolError("too much data before an answer"))
         elif len(self._global_request_queue) > MAX_WAITING_REQUESTS and self.bounds.link is not None:
             self.bounds.link.pause_reading("requests")
+
+    def report_global_response(self, result: bool | bytes) -> None:
+        """Answer the global request whose turn it is; nothing once the connection has ended."""
+        if self._global_request_queue and self._transport is not None:
+            self._report_global_response(result)
+
+    async def request(self, name: bytes, *arguments: bytes) -> bytes | None:
+        """Make a global request; the body of the answer, or None when it was refused or the session ended."""
+        kind, packet = await self._make_global_request(name, *arguments)
+        return packet.get_remaining_payload() if kind == MSG_REQUEST_SUCCESS else None
+
+    def probe(self) -> None:
+        """Send a keepalive now; whatever comes back shows in `bounds.heard_at`."""
+        self.create_task(self._make_keepalive_request())
 
     def _report_global_response(self, result: bool | bytes) -> None:
         super()._report_global_response(result)
@@ -190,11 +211,11 @@ class BoundedConnection(SSHConnection):
         self.bounds.link = None
 
 
-class BoundedClientConnection(BoundedConnection, asyncssh.SSHClientConnection):
+class BoundedClientConnection(ClientForwardRequests, BoundedConnection, asyncssh.SSHClientConnection):
     """The client's side."""
 
 
-class BoundedServerConnection(BoundedConnection, asyncssh.SSHServerConnection):
+class BoundedServerConnection(ServerForwardRequests, BoundedConnection, asyncssh.SSHServerConnection):
     """The server's side."""
 
 

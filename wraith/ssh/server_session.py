@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import asyncssh
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE
 
 from wraith_transports import Dialer, DialError, DuplexStream, SupportsTrust, TransportInfo
+from wraith_transports.tcp import dial_unix
 
 from ..logs import event
-from ..specs import PermitOpen
+from ..specs import PermitListen, PermitOpen
 from ..splice import Splice
 from .algorithms import refuse_old_signatures
 from .channel import ChannelStream, Opened
@@ -22,16 +23,25 @@ from .connection import BoundedServerConnection
 from .key_files import fingerprint
 from .key_ring import KeyRing
 from .open_failure import refusal
+from .port_registry import Claim, Place, PortHeld, PortRegistry
 from .refusing_channel import RefusingChannel, refuse_session
+from .remote_listeners import RemoteListeners
 
 RESERVED_PREFIX = "wraith-"  # names of services of ours; never dialled
+INSTANCE_BYTES = 16  # of the global request instance@wraith
+PROBE_TIMEOUT_S = 3.0  # a session that holds a port somebody wants is given so long to show life
+PROBE_STEP_S = 0.05
 REQUESTS_A_KEY = 4  # a client asks about a key, signs with it, and may repeat both under another user name
 
 # asyncssh wants its own classes in these pairs, and uses of them no more than ChannelStream has.
+UnixAnswer = tuple[asyncssh.SSHUNIXChannel[bytes], Awaitable[asyncssh.SSHUNIXSession[bytes]]]
 SessionAnswer = tuple[asyncssh.SSHServerChannel[bytes], Awaitable[asyncssh.SSHServerSession[bytes]]]
 ConnectionAnswer = tuple[asyncssh.SSHTCPChannel[bytes], Awaitable[asyncssh.SSHTCPSession[bytes]]]
 
 logger = logging.getLogger(__name__)
+
+
+CleanUp = Callable[[Coroutine[Any, Any, None]], None]  # runs what outlives the session it belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,10 @@ class ServerRules:
     dialer: Dialer
     max_auth_attempts: int
     max_channels: int
+    permit_listen: PermitListen
+    gateway_ports: bool
+    registry: PortRegistry
+    clean_up: CleanUp
 
 
 class ServerSession(asyncssh.SSHServer):
@@ -64,6 +78,9 @@ class ServerSession(asyncssh.SSHServer):
         self._last_fingerprint = ""
         self._requests = 0
         self._logged_in = False
+        self._credential = ""  # what proved the login
+        self._instance: bytes | None = None
+        self._listeners: RemoteListeners | None = None
 
     # The connection
 
@@ -75,7 +92,9 @@ class ServerSession(asyncssh.SSHServer):
         self._log(logging.INFO, "connection opened", remote_addr=host, transport=self._info.kind, remote_port=port)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Say how it ended."""
+        """Say how it ended, and close what it had us listen on."""
+        if self._listeners is not None:
+            self._rules.clean_up(self._listeners.aclose(self._claim()))
         if self._tried and not self._logged_in:
             self._log_attempt("reject")
         duration = f"{asyncio.get_running_loop().time() - self._began_at:.2f}"
@@ -120,6 +139,15 @@ class ServerSession(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         """Note the login."""
         self._logged_in = True
+        self._credential = self._last_fingerprint
+        if self._connection is not None:
+            self._listeners = RemoteListeners(
+                self._connection,
+                self._rules.registry,
+                self._rules.permit_listen,
+                gateway_ports=self._rules.gateway_ports,
+                max_channels=self._rules.max_channels,
+            )
         if isinstance(self._stream, SupportsTrust):
             self._stream.trust()
         self._log_attempt("accept")
@@ -160,20 +188,73 @@ class ServerSession(asyncssh.SSHServer):
         channel = ChannelStream(connection, (dest_host, dest_port))
         return cast(ConnectionAnswer, (channel, self._dial(dest_host, dest_port)))
 
-    def unix_connection_requested(self, dest_path: str) -> bool:
-        """Refuse: no unix socket is listed."""
-        del dest_path
-        raise _prohibited("unix sockets are not permitted")
+    def unix_connection_requested(self, dest_path: str) -> UnixAnswer:
+        """Judge a unix socket, then dial it. Raises asyncssh.ChannelOpenError."""
+        if not self._rules.permit_open.allows_path(dest_path):
+            raise _prohibited("the unix socket is not permitted")
+        channel = ChannelStream(self._room_for_a_channel(), (dest_path, 0))
+        return cast(UnixAnswer, (channel, self._dial_unix(dest_path)))
 
-    def server_requested(self, listen_host: str, listen_port: int) -> bool:
-        """Refuse to listen."""
-        del listen_host, listen_port
+    # Remote forwards
+
+    async def listen(self, bind: Place) -> int | None:
+        """Listen for the client; see ListenRules. Never raises."""
+        listeners = self._listeners
+        if listeners is None:
+            return None
+        try:
+            port = await listeners.listen(bind, self._claim())
+        except PortHeld as held:
+            self._tell_who_holds(bind, held)
+            return None
+        except Exception:  # contained: one request, not the session
+            logger.exception("listening for a client failed")
+            return None
+        if port is None:
+            self._log(logging.INFO, "remote forward refused")
+        return port
+
+    def stop_listening(self, bind: Place) -> bool:
+        """Stop; False if there is no such listener."""
+        return self._listeners is not None and self._listeners.stop(bind, self._claim())
+
+    def instance_named(self, instance: bytes) -> bool:
+        """Note which process of wraith's client this is."""
+        if len(instance) != INSTANCE_BYTES or self._instance is not None:
+            return False
+        self._instance = instance
+        return True
+
+    async def answers(self) -> bool:
+        """Whether the client is alive: a byte comes within PROBE_TIMEOUT_S of a keepalive."""
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            return False
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        connection.probe()
+        while loop.time() - asked_at < PROBE_TIMEOUT_S and not connection.is_closed():
+            await asyncio.sleep(PROBE_STEP_S)  # each byte that comes is noted; nobody is called for it
+            if connection.bounds.heard_at > asked_at:
+                return True
         return False
 
-    def unix_server_requested(self, listen_path: str) -> bool:
-        """Refuse to listen."""
-        del listen_path
-        return False
+    async def end(self) -> None:
+        """End the session whole, its listeners first."""
+        if self._listeners is not None:
+            await self._listeners.aclose(self._claim())
+        self._stream.abort()
+
+    def _claim(self) -> Claim:
+        return Claim(self, self._credential, self._instance)
+
+    def _tell_who_holds(self, bind: Place, held: PortHeld) -> None:
+        self._log(logging.INFO, "remote forward refused: held by another session")
+        if held.since is not None and self._connection is not None:
+            since = held.since.strftime("%Y-%m-%d %H:%M:%S UTC")
+            self._connection.send_debug(
+                f"{bind} is held by another session of this key since {since}", always_display=True
+            )
 
     async def _dial(self, host: str, port: int) -> Opened:
         try:
@@ -181,10 +262,14 @@ class ServerSession(asyncssh.SSHServer):
         except DialError as error:
             raise refusal(error.reason) from error
 
-        def opened(channel: ChannelStream) -> None:
-            Splice(channel, target)
+        return lambda channel: _splice(channel, target)
 
-        return opened
+    async def _dial_unix(self, path: str) -> Opened:
+        try:
+            target = await dial_unix(path)
+        except DialError as error:
+            raise refusal(error.reason) from error
+        return lambda channel: _splice(channel, target)
 
     def _room_for_a_channel(self) -> BoundedServerConnection:
         connection = self._connection
@@ -197,6 +282,10 @@ class ServerSession(asyncssh.SSHServer):
 
     def _log(self, level: int, message: str, **fields: object) -> None:
         event(logger, level, message, **fields, session=self._name)
+
+
+def _splice(channel: ChannelStream, target: DuplexStream) -> None:
+    Splice(channel, target)
 
 
 def is_reserved(host: str) -> bool:

@@ -6,5 +6,6 @@ from .acceptor import TcpAcceptor
 from .dial import DirectDialer, Family
 from .stream import TcpStream
 from .transport import TcpTransport
+from .unix import dial_unix
 
-__all__ = ["DirectDialer", "Family", "TcpAcceptor", "TcpStream", "TcpTransport"]
+__all__ = ["DirectDialer", "Family", "TcpAcceptor", "TcpStream", "TcpTransport", "dial_unix"]
