@@ -15,9 +15,10 @@ from .errors import ConnectFailed, SessionLost, UnusableFile, WraithError, Wrong
 from .opening import OpenFailed, OpenFailure
 from .options import AddressFamily, ConnectOptions, default_directory
 from .presets import PRESETS, Security
-from .ssh.client_session import ClientSession, start_client
+from .specs import TcpBind, UnixBind
+from .ssh.client_session import ClientSession, ForwardRefused, TakeForwarded, start_client
 from .ssh.host_key_policy import HostKeyChecker, HostKeyPolicy
-from .ssh.identities import load_identities
+from .ssh.identities import Identities, load_identities
 from .ssh.known_hosts import load_known_hosts
 
 _FAMILIES = {
@@ -34,8 +35,13 @@ class Session:
     through it ends with it.
     """
 
-    def __init__(self, options: ConnectOptions) -> None:
+    def __init__(
+        self, options: ConnectOptions, *, identities: Identities | None = None, instance: bytes | None = None
+    ) -> None:
+        """Prepare. `identities` that several sessions share are unlocked once; `instance` names the process."""
         self._options = options
+        self._identities = identities
+        self._instance = instance
         self._transport = make_transport(options)
         self._session: ClientSession | None = None
         self._closed = False
@@ -57,13 +63,7 @@ class Session:
         options = self._options
         policy = HostKeyPolicy(options.known_hosts, options.host_key_check, options.host_keys)
         known = load_known_hosts(options.known_hosts)  # before anything is dialled: it may be unusable
-        identities = await load_identities(
-            options.identities,
-            folder=default_directory(),
-            home=_home(),
-            agent_socket=os.environ.get("SSH_AUTH_SOCK"),
-            ask_passphrase=options.ask_passphrase,
-        )
+        identities = self._identities or await identities_of(options)
         try:
             try:
                 stream, info = await self._transport.connect()
@@ -87,6 +87,8 @@ class Session:
             )
         finally:
             await identities.aclose()
+        if self._instance is not None:
+            await self._session.name_instance(self._instance)
 
     async def open_connection(
         self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)
@@ -105,6 +107,20 @@ class Session:
         if self._session is None or self._closed:
             raise OpenFailed("there is no session", OpenFailure.SESSION_DOWN)
         return await self._session.open_unix_connection(path)
+
+    async def listen(self, bind: TcpBind | UnixBind) -> int:
+        """Have the server listen; the real port, 0 for a unix socket. Raises ForwardRefused.
+
+        What comes there is handed to the function given to `on_forwarded`.
+        """
+        if self._session is None or self._closed:
+            raise ForwardRefused(bind, "there is no session")
+        return await self._session.listen(bind)
+
+    def on_forwarded(self, take: TakeForwarded) -> None:
+        """Say what becomes of connections that come to where the server listens for us."""
+        if self._session is not None:
+            self._session.on_forwarded(take)
 
     async def wait_closed(self) -> None:
         """Wait for the end. Returns after `aclose`; raises SessionLost when the session ended by itself."""
@@ -131,6 +147,17 @@ class Session:
 def connect(options: ConnectOptions) -> Session:
     """Prepare a session: `async with wraith.connect(options) as session`. Raises UnusableFile for a bad CA file."""
     return Session(options)
+
+
+async def identities_of(options: ConnectOptions) -> Identities:
+    """Find the keys to offer. Raises UnusableFile."""
+    return await load_identities(
+        options.identities,
+        folder=default_directory(),
+        home=_home(),
+        agent_socket=os.environ.get("SSH_AUTH_SOCK"),
+        ask_passphrase=options.ask_passphrase,
+    )
 
 
 def make_transport(options: ConnectOptions) -> Transport:

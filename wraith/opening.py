@@ -58,7 +58,7 @@ async def open_target(opener: Opener, target: ForwardTarget, *, origin: tuple[st
     return await opener.open_connection(target.host, target.port, origin=origin)
 
 
-_FAILURES = {
+SAME_FAILURES = {
     DialFailure.REFUSED: OpenFailure.REFUSED,
     DialFailure.HOST_UNREACHABLE: OpenFailure.HOST_UNREACHABLE,
     DialFailure.NETWORK_UNREACHABLE: OpenFailure.NETWORK_UNREACHABLE,
@@ -81,11 +81,11 @@ class DialingOpener:
         try:
             return await self._dialer.dial(host, port)
         except DialError as error:
-            raise OpenFailed(str(error), _FAILURES[error.reason]) from error
+            raise OpenFailed(str(error), SAME_FAILURES[error.reason]) from error
 
     async def open_unix_connection(self, path: str) -> DuplexStream:
         """Dial a unix socket. Raises OpenFailed."""
         try:
             return await dial_unix(path)
         except DialError as error:
-            raise OpenFailed(str(error), _FAILURES[error.reason]) from error
+            raise OpenFailed(str(error), SAME_FAILURES[error.reason]) from error

@@ -17,7 +17,7 @@ from wraith.cli.app import app
 from wraith.cli.flags import Verbosity
 from wraith.errors import ExitCode
 from wraith.options import AddressFamily, ConnectOptions, HostKeyCheck, ServeOptions
-from wraith.specs import ListenSpec, LocalForwardSpec, OpenPattern, Scheme, SocksSpec, TcpBind, UnixBind
+from wraith.specs import ListenSpec, LocalForwardSpec, AddressPattern, Scheme, SocksSpec, TcpBind, UnixBind
 
 PIN = "sha256//" + "A" * 43 + "="
 FINGERPRINT = "SHA256:" + "a" * 43
@@ -215,7 +215,7 @@ SERVE_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ServeOptions],
         ["--permit-open", "a:1", "--permit-open", "*:2"],
         {"WRAITH_PERMIT_OPEN": "a:1 *:2"},
         lambda o: o.permit_open.patterns,
-        (OpenPattern("a", 1), OpenPattern(None, 2)),
+        (AddressPattern("a", 1), AddressPattern(None, 2)),
     ),
 ]
 

@@ -15,7 +15,7 @@ from wraith.specs import (
     LOCALHOST,
     ListenSpec,
     LocalForwardSpec,
-    OpenPattern,
+    AddressPattern,
     PermitOpen,
     Scheme,
     SocksSpec,
@@ -83,8 +83,8 @@ def test_a_socks_address_is_read_back_as_it_was_written(spec: SocksSpec) -> None
     assert parse_socks(str(spec)) == spec
 
 
-@given(st.builds(OpenPattern, st.none() | hosts, st.none() | ports))
-def test_a_pattern_is_read_back_as_it_was_written(pattern: OpenPattern) -> None:
+@given(st.builds(AddressPattern, st.none() | hosts, st.none() | ports))
+def test_a_pattern_is_read_back_as_it_was_written(pattern: AddressPattern) -> None:
     assert parse_open_pattern(str(pattern)) == pattern
 
 
@@ -260,7 +260,7 @@ def test_a_pattern_is_compared_as_sshd_does(pattern: str, host: str, port: int, 
 
 
 def test_one_of_several_patterns_is_enough() -> None:
-    permit = PermitOpen((OpenPattern("a", 1), OpenPattern("b", 2)))
+    permit = PermitOpen((AddressPattern("a", 1), AddressPattern("b", 2)))
     assert (permit.allows("b", 2), permit.allows("a", 2)) == (True, False)
 
 

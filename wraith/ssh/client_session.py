@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import asyncssh
+from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
 from asyncssh.packet import String, UInt32
 from asyncssh.saslprep import SASLPrepError
 
 from wraith_transports import DuplexStream, format_address
 
 from ..errors import AuthenticationRefused, ConnectFailed, ExitCode, UsageError, WraithError, WrongPeer
+from ..opening import OpenFailed
 from ..specs import UnixBind
 from .attach import CLOSE_TIMEOUT_S, ClientAttachment
 from .budget import SESSION_CREDIT, CreditBudget
-from .channel import open_direct_streamlocal, open_direct_tcpip
+from .channel import Opened, open_direct_streamlocal, open_direct_tcpip
 from .connection import BoundedClientConnection, BoundedConnection
-from .forward_requests import ForwardedHandler
+from .forward_requests import ForwardedOpen
 from .host_key_policy import HostKeyChecker
 from .identities import Identities
 from .link import SSHLink
+from .open_failure import refusal_of
 from .port_registry import Place
 
 
@@ -30,11 +34,14 @@ class ForwardRefused(WraithError):
     exit_code = ExitCode.ADDRESS_UNAVAILABLE
 
     def __init__(self, bind: Place, words: str) -> None:
+        self.bind = bind
         said = f" ({words})" if words else ""
         super().__init__(f"the server refused to listen on {bind}{said}: taken there, or not permitted")
 
 
 CHANNELS_TIMEOUT_S = 1.0  # at the end, for what channels still have to send
+
+TakeForwarded = Callable[[ForwardedOpen], Awaitable[Callable[[DuplexStream], None]]]
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +64,21 @@ class ClientSession:
         """Open a stream to a unix socket of the server's. Raises OpenFailed."""
         return await open_direct_streamlocal(self._connection, path)
 
-    def on_forwarded(self, handler: ForwardedHandler) -> None:
-        """Say what becomes of connections that come to remote forwards."""
-        self._connection.bounds.forwarded = handler
+    def on_forwarded(self, take: TakeForwarded) -> None:
+        """Say what becomes of connections that come to remote forwards: `take` opens their target.
+
+        It raises OpenFailed, or LookupError for a forward that was not asked for.
+        """
+
+        async def handle(request: ForwardedOpen) -> Opened:
+            try:
+                return await take(request)
+            except OpenFailed as error:
+                raise refusal_of(error) from error
+            except LookupError as error:
+                raise asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "not asked for") from error
+
+        self._connection.bounds.forwarded = handle
 
     async def name_instance(self, instance: bytes) -> None:
         """Tell a wraith server which process we are; another server does not know the request, and no harm done."""

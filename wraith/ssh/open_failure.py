@@ -7,7 +7,7 @@ from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_CONNECT_FA
 
 from wraith_transports import DialFailure
 
-from ..opening import OpenFailed, OpenFailure
+from ..opening import SAME_FAILURES, OpenFailed, OpenFailure
 
 # SSH has one code for all failed connections; the words beside it are what tells them apart.
 # These are the words of the C library, which is what OpenSSH sends.
@@ -40,6 +40,12 @@ MAX_REASON = 200  # characters of a server's words that are shown
 def refusal(reason: DialFailure) -> asyncssh.ChannelOpenError:
     """Say to the client why its target could not be reached; never where it was."""
     return asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, _WORDS[reason])
+
+
+def refusal_of(error: OpenFailed) -> asyncssh.ChannelOpenError:
+    """Say to the server why the target of a remote forward could not be reached."""
+    words = {failure: _WORDS[dial] for dial, failure in SAME_FAILURES.items()}
+    return asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, words.get(error.reason, "Connection failed"))
 
 
 def open_failed(code: int, words: str) -> OpenFailed:

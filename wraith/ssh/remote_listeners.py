@@ -50,7 +50,7 @@ class RemoteListeners:
         Raises PortHeld when another session has the place and keeps it.
         """
         place = self._place(asked)
-        if place is None or len(self._listeners) >= MAX_LISTENERS or self.closed or asked in self._listeners:
+        if place is None or len(self._listeners) >= MAX_LISTENERS or self.is_closed() or asked in self._listeners:
             return None
         any_port = isinstance(place, TcpBind) and place.port == 0
         if not any_port:
@@ -68,13 +68,12 @@ class RemoteListeners:
             # Nobody else can hold what was just bound.
             await self._registry.claim(listener.place, claim)
         self._listeners[listener.asked] = listener
-        if self.closed:  # the session ended meanwhile
+        if self.is_closed():  # the session ended meanwhile
             await self.aclose(claim)
             return None
         return port
 
-    @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether no more is listened on for this session."""
         return self._closed
 
