@@ -8,7 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from wraith_transports import DirectDialer, DuplexStream, FailureKind, Family, TcpTransport, Transport, TransportError
+from wraith_transports import (
+    Dialer,
+    DirectDialer,
+    DuplexStream,
+    FailureKind,
+    Family,
+    TcpTransport,
+    Transport,
+    TransportError,
+)
 from wraith_transports.tls import TlsTransport, Verification
 
 from .errors import ConnectFailed, SessionLost, UnusableFile, WraithError, WrongPeer
@@ -160,9 +169,14 @@ async def identities_of(options: ConnectOptions) -> Identities:
     )
 
 
+def make_dialer(options: ConnectOptions) -> Dialer:
+    """Make what dials the server."""
+    return DirectDialer(family=_FAMILIES[options.family])
+
+
 def make_transport(options: ConnectOptions) -> Transport:
     """Make the transport the options name."""
-    dialer = DirectDialer(family=_FAMILIES[options.family])
+    dialer = make_dialer(options)
     if PRESETS[options.transport].security is Security.RAW:
         return TcpTransport(dialer, options.host, options.server_port)
     tls = options.tls

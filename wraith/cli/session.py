@@ -1,63 +1,52 @@
-"""What `wraith connect` runs: listeners that are bound first, then one session until it ends."""
+"""What `wraith connect` runs: listeners that are bound first, then sessions until a signal."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
+import logging
 import sys
 
 import wraith
 from wraith import logs
 from wraith.errors import ExitCode
 from wraith.forward import LocalForward
-from wraith.opening import Opener, OpenFailed, OpenFailure
+from wraith.opening import DialingOpener, Opener
 from wraith.options import ConnectOptions
+from wraith.remote_forwards import RemoteForwards
+from wraith.session_keeper import SessionKeeper
 from wraith.socks import Credentials, SocksListener, parse_credentials, read_credentials
-from wraith.specs import join_host_port
-from wraith_transports import DuplexStream
+from wraith.specs import RemoteForwardSpec, TcpBind, TcpTarget, join_host_port
+from wraith.splice import splice
+from wraith.stdio import StdioStream
+from wraith_transports import DirectDialer
 
 from .flags import Verbosity
 from .running import Interruption, run
 from .summary import ConnectSummary
 from .terminal import Questions, has_terminal, say
 
-SESSION_WAIT_S = 10.0  # that an early connection waits for the session; browsers give up after 30
+logger = logging.getLogger(__name__)
 
 
 def hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
-    """Hold the session in this process until it is lost, which raises SessionLost, or a signal comes."""
+    """Hold sessions in this process until a signal comes, or one of the errors that end it is raised."""
     logs.configure(verbosity.level, sys.stderr, tracebacks=verbosity.tracebacks)
-    return run(lambda interruption: _hold(options, verbosity, interruption))
+    return run(lambda interruption: _hold(with_questions(options, interruption), verbosity))
 
 
-class SessionToCome(Opener):
-    """Opens connections through a session that may not be there yet."""
+def join(options: ConnectOptions, target: TcpTarget, verbosity: Verbosity) -> ExitCode:
+    """Join standard input and output to one target through one session. Raises OpenFailed if it is refused."""
+    logs.configure(verbosity.level, sys.stderr, tracebacks=verbosity.tracebacks)
+    return run(lambda interruption: _join(with_questions(options, interruption), target))
 
-    def __init__(self, wait_s: float = SESSION_WAIT_S) -> None:
-        self._wait_s = wait_s
-        self._session: asyncio.Future[Opener] = asyncio.get_running_loop().create_future()
 
-    def arrived(self, session: Opener) -> None:
-        """Serve what waits, and from here on everything, through `session`."""
-        self._session.set_result(session)
-
-    async def open_connection(
-        self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)
-    ) -> DuplexStream:
-        """Open a connection as the session does, once there is one. Raises OpenFailed."""
-        return await (await self._arrival()).open_connection(host, port, origin=origin)
-
-    async def open_unix_connection(self, path: str) -> DuplexStream:
-        """Open a connection to a unix socket, as open_connection does. Raises OpenFailed."""
-        return await (await self._arrival()).open_unix_connection(path)
-
-    async def _arrival(self) -> Opener:
-        try:
-            async with asyncio.timeout(self._wait_s):
-                return await asyncio.shield(self._session)
-        except TimeoutError:
-            raise OpenFailed("there is no session yet", OpenFailure.SESSION_DOWN) from None
+def with_questions(options: ConnectOptions, interruption: Interruption) -> ConnectOptions:
+    """Have a person asked for passphrases and host keys, where there is a terminal."""
+    if not has_terminal():
+        return options
+    questions = Questions(interruption.request_from_terminal)
+    return dataclasses.replace(options, ask_passphrase=questions.passphrase, confirm_host_key=questions.trusts_host_key)
 
 
 def socks_credentials(options: ConnectOptions) -> Credentials | None:
@@ -69,37 +58,67 @@ def socks_credentials(options: ConnectOptions) -> Credentials | None:
     return read_credentials(options.socks_auth)
 
 
-async def _hold(options: ConnectOptions, verbosity: Verbosity, interruption: Interruption) -> ExitCode:
-    if has_terminal():
-        questions = Questions(interruption.request_from_terminal)
-        options = dataclasses.replace(
-            options, ask_passphrase=questions.passphrase, confirm_host_key=questions.trusts_host_key
-        )
-    to_come = SessionToCome()
-    credentials = socks_credentials(options)
-    proxies = [
-        SocksListener(spec, to_come, credentials=credentials, open_to_all=options.socks_open) for spec in options.socks
-    ]
-    forwards = [LocalForward(spec, to_come) for spec in options.forwards]
-    listeners: list[SocksListener | LocalForward] = [*proxies, *forwards]
+async def _join(options: ConnectOptions, target: TcpTarget) -> ExitCode:
+    async with wraith.connect(options) as session:
+        stream = await session.open_connection(target.host, target.port)
+        await splice(StdioStream(), stream)
+    return ExitCode.DONE
+
+
+async def _hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
     async with contextlib.AsyncExitStack() as stack:
+        remote = RemoteForwards(
+            options.remote_forwards, DialingOpener(DirectDialer()), lambda *opened: _announce(verbosity, *opened)
+        )
+        stack.push_async_callback(remote.aclose)
+        client = _Client(options, verbosity, remote)
+        await client.start(stack)
+        await client.keeper.run()
+    return ExitCode.DONE
+
+
+class _Client:
+    """The listeners of one command, and what keeps the session they need."""
+
+    def __init__(self, options: ConnectOptions, verbosity: Verbosity, remote: RemoteForwards) -> None:
+        self._options = options
+        self._verbosity = verbosity
+        self.keeper = SessionKeeper(options, forwards=remote, up=self._up)
+        opener: Opener = self.keeper
+        credentials = socks_credentials(options)
+        self._proxies = [
+            SocksListener(spec, opener, credentials=credentials, open_to_all=options.socks_open)
+            for spec in options.socks
+        ]
+        self._forwards = [LocalForward(spec, opener) for spec in options.forwards]
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Bind everything; `stack` closes it. Raises AddressUnavailable or UsageError."""
+        listeners: list[SocksListener | LocalForward] = [*self._proxies, *self._forwards]
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
             await listener.start()
-        session = await stack.enter_async_context(wraith.connect(options))
-        for listener in listeners:
-            stack.push_async_callback(listener.aclose)  # again, because it is to end before the session does
-        to_come.arrived(session)
-        if not verbosity.quiet:
-            summary = ConnectSummary(
-                server=f"{options.transport.value}://{join_host_port(options.host, options.server_port)}",
-                socks=[address for proxy in proxies for address in proxy.addresses()],
-                forwards=[
-                    (address, str(spec.target))
-                    for spec, forward in zip(options.forwards, forwards, strict=True)
-                    for address in forward.addresses()
-                ],
-            )
-            say(summary.text())
-        await session.wait_closed()
-    return ExitCode.DONE
+
+    def _up(self, first: bool) -> None:
+        if not first:
+            logger.warning("the session is back")
+        elif not self._verbosity.quiet:
+            say(self._summary().text())
+
+    def _summary(self) -> ConnectSummary:
+        options = self._options
+        return ConnectSummary(
+            server=f"{options.transport.value}://{join_host_port(options.host, options.server_port)}",
+            socks=[address for proxy in self._proxies for address in proxy.addresses()],
+            forwards=[
+                (address, str(spec.target))
+                for spec, forward in zip(options.forwards, self._forwards, strict=True)
+                for address in forward.addresses()
+            ],
+        )
+
+
+def _announce(verbosity: Verbosity, spec: RemoteForwardSpec, port: int) -> None:
+    """Say where the server listens, as ssh does for a port that the server chose."""
+    if isinstance(spec.bind, TcpBind) and spec.bind.port == 0 and not verbosity.quiet:
+        say(f"Allocated port {port} for remote forward to {spec.target or 'SOCKS'}")
