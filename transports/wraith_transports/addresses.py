@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any
 
 Address = tuple[str, int]
+
+# Underscores are not in RFC 1123, but names in use have them.
+_NAME = re.compile(r"(?=.{1,255}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 
 
 def format_address(host: str, port: int) -> str:
@@ -41,3 +45,8 @@ def is_numeric(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_name(host: str) -> bool:
+    """Whether host can be asked of another machine as a name: ASCII, labels of 1 to 63, 255 in all."""
+    return _NAME.fullmatch(host) is not None

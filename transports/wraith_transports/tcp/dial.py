@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
+from collections.abc import Iterator
 from enum import Enum
 
 import aiohappyeyeballs
@@ -54,15 +56,29 @@ class DirectDialer:
 
     async def dial(self, host: str, port: int) -> DuplexStream:
         """Connect; see Dialer.dial."""
+        with self._explained(host, port):
+            async with asyncio.timeout(self._timeout_s):
+                return await TcpStream.from_socket(await self._connect(host, port))
+
+    async def open_socket(self, host: str, port: int) -> socket.socket:
+        """Connect as `dial` does, and give the bare socket, which does not block: for a library that needs one."""
+        with self._explained(host, port):
+            async with asyncio.timeout(self._timeout_s):
+                return await self._connect(host, port)
+
+    async def _connect(self, host: str, port: int) -> socket.socket:
+        addresses = await self._resolve(host, port)
+        sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=ATTEMPT_DELAY_S)
+        _set_user_timeout(sock)
+        return sock
+
+    @contextlib.contextmanager
+    def _explained(self, host: str, port: int) -> Iterator[None]:
         where = format_address(host, port)
         if not 0 < port < 65536:
             raise DialError(f"{where}: no such port", DialFailure.REFUSED)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                addresses = await self._resolve(host, port)
-                sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=ATTEMPT_DELAY_S)
-                _set_user_timeout(sock)
-                return await TcpStream.from_socket(sock)
+            yield
         except TimeoutError as error:
             raise DialError(f"{where}: no answer within {self._timeout_s:g} s", DialFailure.TIMED_OUT) from error
         except socket.gaierror as error:
