@@ -9,23 +9,28 @@ from dataclasses import dataclass
 from typing import cast
 
 import asyncssh
-from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE
+from asyncssh.constants import (
+    DISC_BY_APPLICATION,
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_CONNECT_FAILED,
+    OPEN_RESOURCE_SHORTAGE,
+)
 
 from wraith_transports import Dialer, DialError, DuplexStream, SupportsTrust, TransportInfo
 
 from ..logs import event
 from ..specs import PermitOpen
 from ..splice import Splice
-from .algorithms import refuse_old_signatures
 from .channel import ChannelStream, Opened
 from .connection import BoundedServerConnection
-from .key_files import fingerprint
+from .grant import Grant
 from .key_ring import KeyRing
+from .login import Login
+from .login_rules import Refusal
 from .open_failure import refusal
 from .refusing_channel import RefusingChannel, refuse_session
 
 RESERVED_PREFIX = "wraith-"  # names of services of ours; never dialled
-REQUESTS_A_KEY = 4  # a client asks about a key, signs with it, and may repeat both under another user name
 
 # asyncssh wants its own classes in these pairs, and uses of them no more than ChannelStream has.
 SessionAnswer = tuple[asyncssh.SSHServerChannel[bytes], Awaitable[asyncssh.SSHServerSession[bytes]]]
@@ -62,11 +67,7 @@ class ServerSession(asyncssh.SSHServer):
         self._ended = ended
         self._began_at = asyncio.get_running_loop().time()
         self._connection: BoundedServerConnection | None = None
-        self._user = ""
-        self._tried: dict[bytes, str] = {}  # public data of the keys offered, with why each was refused ("" if not)
-        self._last_fingerprint = ""
-        self._requests = 0
-        self._logged_in = False
+        self._login = Login(rules.keys, info.remote_address[0], rules.max_auth_attempts)
 
     # The connection
 
@@ -79,8 +80,8 @@ class ServerSession(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say how it ended."""
-        if self._tried and not self._logged_in:
-            self._log_attempt("reject")
+        if self._login.tried and self._login.grant is None:
+            self._log_attempt()
         duration = f"{asyncio.get_running_loop().time() - self._began_at:.2f}"
         # A peer chooses the words of a disconnect; the class of the error is ours.
         reason = {"reason": type(exc).__name__} if exc is not None else {}
@@ -93,54 +94,57 @@ class ServerSession(asyncssh.SSHServer):
 
     def begin_auth(self, username: str) -> bool:
         """Ask for authentication, whoever it is."""
-        self._user = username
+        self._login.user = username
         return True
 
     def public_key_auth_supported(self) -> bool:
         """Offer public keys, the only way in."""
         return True
 
-    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Judge an offered key; asyncssh checks the signature. Raises asyncssh.PermissionDenied at the limit."""
-        self._user = username
-        data = key.public_data
-        self._requests += 1
-        if data not in self._tried and len(self._tried) >= self._rules.max_auth_attempts:
-            raise asyncssh.PermissionDenied("Too many authentication failures")
-        if self._requests > self._rules.max_auth_attempts * REQUESTS_A_KEY:
-            raise asyncssh.PermissionDenied("Too many authentication requests")
-        refuse_old_signatures(key)
-        found = self._rules.keys.find(data)
-        self._tried[data] = "" if found is not None else "unknown-key"
-        self._last_fingerprint = fingerprint(key)
+    def key_offered(self, user: str, blob: bytes) -> asyncssh.SSHKey | None:
+        """Judge an offered key or certificate. Raises asyncssh.PermissionDenied at the limit."""
+        attempt, key = self._login.offered(user, blob)
+        refusal = attempt.verdict if isinstance(attempt.verdict, Refusal) else None
         self._log(
             logging.DEBUG,
             "key offered",
-            key_fingerprint=self._last_fingerprint,
-            result="known" if found is not None else "unknown",
+            key_fingerprint=attempt.fingerprint,
+            result="refused" if refusal is not None else "known",
+            reason=refusal.value if refusal is not None else None,
+            detail=attempt.detail or None,
         )
-        return found is not None
+        return key
+
+    def key_proven(self, blob: bytes, proven: bool) -> None:
+        """Note whether the signature was right."""
+        if proven:
+            self._login.proven(blob)
+        else:
+            self._login.not_proven(blob)
 
     def auth_completed(self) -> None:
         """Note the login."""
-        self._logged_in = True
         if isinstance(self._stream, SupportsTrust):
             self._stream.trust()
-        self._log_attempt("accept")
+        self._log_attempt()
 
-    def _log_attempt(self, result: str) -> None:
-        refused = list(self._tried.values())[-1] if self._tried else ""
-        reason = {} if result == "accept" else {"reason": refused or "bad-signature"}
-        self._log(
-            logging.INFO,
-            "auth attempt",
-            remote_addr=self._info.remote_address[0],
-            user=self._user,
-            key_fingerprint=self._last_fingerprint,
-            result=result,
-            keys_tried=len(self._tried),
-            **reason,
-        )
+    @property
+    def grant(self) -> Grant | None:
+        """What the login allows; None before it. A change of the files makes it another one."""
+        return self._login.grant
+
+    def judge_again(self) -> Refusal | None:
+        """Judge the session by the files as they were last read; why it has to end, or None."""
+        return self._login.judge_again()
+
+    def end(self, refusal: Refusal) -> None:
+        """End the session because what it rested on is gone."""
+        self._log(logging.INFO, "session ended", remote_addr=self._info.remote_address[0], reason=refusal.value)
+        if self._connection is not None:
+            self._connection.disconnect(DISC_BY_APPLICATION, "the login is no longer valid")
+
+    def _log_attempt(self) -> None:
+        self._log(logging.INFO, "auth attempt", remote_addr=self._info.remote_address[0], **self._login.fields())
 
     # Channels
 
@@ -160,6 +164,8 @@ class ServerSession(asyncssh.SSHServer):
             raise _prohibited("a reserved name")
         if not self._rules.permit_open.allows(dest_host, dest_port):
             raise _prohibited("the target is not permitted")
+        if self.grant is None or not self.grant.permits_open(dest_host, dest_port):
+            raise _prohibited("the target is not permitted for this key")
         connection = self._room_for_a_channel()
         channel = ChannelStream(connection, (dest_host, dest_port))
         return cast(ConnectionAnswer, (channel, self._dial(dest_host, dest_port)))
