@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from wraith_transports import DirectDialer, DuplexStream, FailureKind, Family, TcpTransport, Transport, TransportError
+from wraith_transports import DuplexStream, FailureKind, Family, TcpTransport, Transport, TransportError
+from wraith_transports.proxy import dialer_for
 from wraith_transports.tls import TlsTransport, Verification
 
 from .errors import ConnectFailed, SessionLost, UnusableFile, WraithError, WrongPeer
@@ -73,7 +74,8 @@ class Session:
                 policy,
                 options.host,
                 options.server_port,
-                address=info.remote_address[0],
+                # Behind a proxy it would be the proxy's, which says nothing of the server.
+                address=info.remote_address[0] if options.proxy is None else None,
                 ask=options.confirm_host_key,
                 known=known,
             )
@@ -129,7 +131,7 @@ def connect(options: ConnectOptions) -> Session:
 
 def make_transport(options: ConnectOptions) -> Transport:
     """Make the transport the options name."""
-    dialer = DirectDialer(family=_FAMILIES[options.family])
+    dialer = dialer_for(options.proxy, _FAMILIES[options.family])
     if PRESETS[options.transport].security is Security.RAW:
         return TcpTransport(dialer, options.host, options.server_port)
     tls = options.tls

@@ -14,10 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import UsageError
 from .paths import AUTHORIZED_KEYS, IDENTITY, KNOWN_HOSTS, TLS_FOLDER, configuration_folder
 from .specs import ListenSpec, LocalForwardSpec, PermitOpen, Scheme, SocksSpec, is_host
+
+if TYPE_CHECKING:
+    from wraith_transports.proxy import ProxyUrl  # it brings asyncio, which `wraith --help` does without
 
 DEFAULT_USER = "wraith"
 MAX_AUTH_ATTEMPTS = 10  # keys offered by one connection; an agent with more needs -i
@@ -91,6 +95,7 @@ class ServeOptions:
     listen: tuple[ListenSpec, ...] = ()  # default every address, the transport's port
     tls: TlsServerOptions = field(default_factory=TlsServerOptions)
     permit_open: PermitOpen = field(default_factory=PermitOpen)
+    proxy: ProxyUrl | None = None  # connections to targets go through it; how clients come here does not change
     max_auth_attempts: int = MAX_AUTH_ATTEMPTS
     max_sessions: int = MAX_SESSIONS
     max_channels: int = MAX_CHANNELS
@@ -126,7 +131,8 @@ class ConnectOptions:
     host_keys: tuple[str, ...] = ()  # pins, SHA256:...; when given nothing else counts and nothing is recorded
     socks: tuple[SocksSpec, ...] = ()
     forwards: tuple[LocalForwardSpec, ...] = ()
-    family: AddressFamily = AddressFamily.ANY
+    family: AddressFamily = AddressFamily.ANY  # of the server; with a proxy, of the proxy
+    proxy: ProxyUrl | None = None  # the connection to the server goes through it; targets are the server's to reach
     tls: TlsClientOptions = TlsClientOptions()
     exit_on_failure: bool = False
     ask_passphrase: Callable[[str], str | None] | None = field(default=None, repr=False)  # given the key's name

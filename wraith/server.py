@@ -36,6 +36,7 @@ from .ssh.connection import BoundedServerConnection
 from .ssh.key_files import fingerprint, load_or_create_host_key, load_private_key
 from .ssh.key_ring import KeyRing
 from .ssh.server_session import ServerRules, ServerSession
+from .target_proxy import TargetProxy
 from .tls_certificate import TlsCertificate, tls_certificate
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Server:
         self._rules = ServerRules(
             keys=KeyRing(options.authorized_keys),
             permit_open=options.permit_open,
-            dialer=DirectDialer(),
+            dialer=DirectDialer() if options.proxy is None else TargetProxy(options.proxy),
             max_auth_attempts=options.max_auth_attempts,
             max_channels=options.max_channels,
         )

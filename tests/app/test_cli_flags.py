@@ -18,15 +18,17 @@ from wraith.cli.flags import Verbosity
 from wraith.errors import ExitCode
 from wraith.options import AddressFamily, ConnectOptions, HostKeyCheck, ServeOptions
 from wraith.specs import ListenSpec, LocalForwardSpec, OpenPattern, Scheme, SocksSpec, TcpBind, UnixBind
+from wraith_transports.proxy import ProxyScheme, ProxyUrl
 
 PIN = "sha256//" + "A" * 43 + "="
 FINGERPRINT = "SHA256:" + "a" * 43
 OTHER_FINGERPRINT = "SHA256:" + "b" * 43
 
 FLAGS = {
-    "serve": "--key --authorized-keys --transport --listen --tls-cert --tls-key --permit-open --log-level -q -v",
+    "serve": "--key --authorized-keys --transport --listen --tls-cert --tls-key --permit-open --proxy "
+    "--log-level -q -v",
     "connect": "--server --transport -i --identity -l --user --known-hosts --host-key-check --host-key -D --socks5 "
-    "--no-socks5 -L --forward -4 -6 --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
+    "--no-socks5 -L --forward -4 -6 --proxy --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
     "keygen": "-f --file --force -C --comment -N --passphrase",
     "id": "",
     "demo": "--keep",
@@ -136,6 +138,13 @@ CONNECT_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ConnectOptio
     ("4", ["h", "-4"], {"WRAITH_4": "true"}, lambda o: o.family, AddressFamily.IPV4),
     ("6", ["h", "-6"], {"WRAITH_6": "yes"}, lambda o: o.family, AddressFamily.IPV6),
     (
+        "proxy",
+        ["h", "--proxy", "socks5h://me:p%40w@p"],
+        {"WRAITH_PROXY": "socks5h://me:p%40w@p"},
+        lambda o: o.proxy,
+        ProxyUrl(ProxyScheme.SOCKS5H, "p", 1080, "me", "p@w"),
+    ),
+    (
         "tls-server-name",
         ["tls://h", "--tls-server-name", "n"],
         {"WRAITH_TLS_SERVER_NAME": "n"},
@@ -208,6 +217,13 @@ SERVE_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ServeOptions],
         {"WRAITH_PERMIT_OPEN": "a:1 *:2"},
         lambda o: o.permit_open.patterns,
         (OpenPattern("a", 1), OpenPattern(None, 2)),
+    ),
+    (
+        "proxy",
+        ["--proxy", "http://[::1]:3128"],
+        {"WRAITH_PROXY": "http://[::1]:3128"},
+        lambda o: o.proxy,
+        ProxyUrl(ProxyScheme.HTTP, "::1", 3128),
     ),
 ]
 
@@ -352,7 +368,9 @@ def test_an_unknown_host_key_is_asked_about_only_where_there_is_a_terminal(
         (["connect", "h", "--host-key", "x"], "--host-key"),
         (["connect", "h", "--transport", "quic"], "'quic' is not one of 'tcp', 'tls'"),
         (["connect", "h", "--host-key-check", "no"], "'no' is not one of"),
-        (["connect", "h", "--proxy", "socks5://p"], "no such option: --proxy"),
+        (["connect", "h", "--proxy", "p:1080"], "--proxy: the proxy needs a scheme"),
+        (["connect", "h", "--proxy", "https://p"], "--proxy: https:// is no proxy that can be used"),
+        (["serve", "--proxy", "socks5://p:x"], "--proxy: the proxy's port"),
         (["connect", "h", "--log-level", "debug"], "no such option: --log-level"),
         (["serve", "extra"], "unexpected extra argument"),
         (["serve", "--listen", "1"], "--listen 1"),
@@ -383,6 +401,7 @@ def test_a_wrong_flag_is_one_line_with_a_hint_and_exit_code_2(
         ({"WRAITH_4": "perhaps"}, "'-4'"),
         ({"WRAITH_FORWARD": "1:2"}, "1:2"),
         ({"WRAITH_4": "1", "WRAITH_6": "1"}, "-4 and -6"),
+        ({"WRAITH_PROXY": "p:1080"}, "--proxy: the proxy needs a scheme"),
     ],
 )
 def test_a_wrong_variable_is_a_usage_error_too(
@@ -396,3 +415,30 @@ def test_a_wrong_variable_is_a_usage_error_too(
         monkeypatch.setenv(name, value)
     assert main(["connect", "h"]) == ExitCode.USAGE
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "url", ["me:s3cr3t@p", "socks5://me:s3cr3t/x@p", "socks5://me:s3cr3t@p:x", "http://s3cr3t%z@p"]
+)
+def test_a_wrong_proxy_shows_no_password_not_even_with_tracebacks(
+    url: str, told: Captured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["connect", "h"], ["serve"]):
+        assert main([*command, "-vv", "--proxy", url]) == ExitCode.USAGE
+        assert "s3cr3t" not in "".join(capsys.readouterr())
+
+
+def test_each_side_says_what_goes_through_its_proxy(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, meaning in (("connect", "Reach the server through this proxy"), ("serve", "Open targets through")):
+        assert main([command, "--help"]) == 0
+        assert meaning in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "SOCKS_PROXY"])
+def test_the_proxy_variables_of_other_programs_are_not_read(
+    name: str, told: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "socks5://127.0.0.1:1")
+    for command in (["connect", "h"], ["serve"]):
+        assert main(command) == 0
+        assert told.options.proxy is None

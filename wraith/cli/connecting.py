@@ -18,7 +18,7 @@ from wraith.options import (
     default_directory,
 )
 from wraith.paths import KNOWN_HOSTS
-from wraith.specs import Scheme, SocksSpec, Target, parse_local_forward, parse_socks, parse_target
+from wraith.specs import Scheme, SocksSpec, Target, parse_local_forward, parse_proxy, parse_socks, parse_target
 
 from .flags import Quiet, Verbose, Verbosity, flag, one_of, paths, typed
 from .outcome import guarded
@@ -110,6 +110,17 @@ def connect(
     ] = None,
     ipv4: Annotated[bool, flag("-4", text="Reach the server by IPv4 only.")] = False,
     ipv6: Annotated[bool, flag("-6", text="Reach the server by IPv6 only.")] = False,
+    proxy: Annotated[
+        str | None,
+        flag(
+            "--proxy",
+            value="URL",
+            text="Reach the server through this proxy: socks5://, socks5h:// or http://[USER:PASSWORD@]HOST[:PORT], "
+            "port 1080 when none is given. It resolves the server's name, and -4 and -6 are about the proxy then. "
+            "Targets are not concerned: for those the server has a --proxy of its own. "
+            "Other users can see a password given here; none in WRAITH_PROXY.",
+        ),
+    ] = None,
     tls_server_name: Annotated[
         str | None,
         flag("--tls-server-name", value="NAME", text="Ask for and check this name instead of HOST."),
@@ -166,6 +177,7 @@ def connect(
             socks=socks,
             forwards=tuple(parse_local_forward(each) for each in forward or ()),
             family=_FAMILIES[one_of(context, {"ipv4": "-4", "ipv6": "-6"})],
+            proxy=parse_proxy(proxy) if proxy is not None else None,
             tls=TlsClientOptions(tls_server_name, tls_ca, tuple(tls_pin or ()), insecure)
             if _tls_counts(context, scheme)
             else TlsClientOptions(),

@@ -13,7 +13,7 @@ from wraith import logs
 from wraith.errors import ExitCode, UsageError
 from wraith.options import ServeOptions, TlsServerOptions, default_directory
 from wraith.paths import AUTHORIZED_KEYS
-from wraith.specs import Scheme, parse_listen, parse_permit_open
+from wraith.specs import Scheme, parse_listen, parse_permit_open, parse_proxy
 
 from .flags import LogLevel, Quiet, Verbose, Verbosity, flag, typed
 from .outcome import guarded
@@ -76,6 +76,17 @@ def serve(
             text="Open only these targets, by the name as asked; repeatable, * on either side. Default any.",
         ),
     ] = None,
+    proxy: Annotated[
+        str | None,
+        flag(
+            "--proxy",
+            value="URL",
+            text="Open targets through this proxy: socks5://, socks5h:// or http://[USER:PASSWORD@]HOST[:PORT], "
+            "port 1080 when none is given. It resolves the targets' names. How clients reach the server is not "
+            "concerned: for that they have a --proxy of their own. "
+            "Other users can see a password given here; none in WRAITH_PROXY.",
+        ),
+    ] = None,
     log_level: Annotated[
         LogLevel | None,
         flag("--log-level", value="debug|info|warn|error", text="Default info."),
@@ -94,6 +105,7 @@ def serve(
             listen=tuple(parse_listen(each) for each in listen or ()),
             tls=TlsServerOptions(tls_cert, tls_key),
             permit_open=parse_permit_open(permit_open or ()),
+            proxy=parse_proxy(proxy) if proxy is not None else None,
         )
         if all(address.scheme is not Scheme.TLS for address in options.listening):
             for name, written in (("tls_cert", "--tls-cert"), ("tls_key", "--tls-key")):
@@ -130,6 +142,7 @@ def _summary(options: ServeOptions, server: Server) -> ServeSummary:
         host_key=server.host_key_fingerprint,
         host_key_is_new=server.host_key_created,
         tls_pin=server.tls_pin,
+        proxy=str(options.proxy) if options.proxy is not None else None,
         authorized_keys=path,
         nobody_may_log_in=path is not None and not path.exists(),
     )

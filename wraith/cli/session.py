@@ -81,6 +81,7 @@ async def _hold(options: ConnectOptions, verbosity: Verbosity, interruption: Int
                     for spec, forward in zip(options.forwards, forwards, strict=True)
                     for address in forward.addresses()
                 ],
+                proxy=str(options.proxy) if options.proxy is not None else None,
             )
             say(summary.text())
         await session.wait_closed()

@@ -23,6 +23,7 @@ class ServeSummary:
     tls_pin: str | None  # of a self-signed certificate
     authorized_keys: Path | None  # None: given as bytes
     nobody_may_log_in: bool
+    proxy: str | None = None  # of the targets
 
     def text(self) -> str:
         """Give the lines, without the last line end."""
@@ -30,6 +31,8 @@ class ServeSummary:
         rows.append(("host key", self.host_key + (" (new)" if self.host_key_is_new else "")))
         if self.tls_pin is not None:
             rows.append(("TLS pin", self.tls_pin))
+        if self.proxy is not None:
+            rows.append(("targets through", self.proxy))
         if self.authorized_keys is not None:
             rows.append(("authorized keys", str(self.authorized_keys)))
         lines = ["wraith serves", *_table(rows)]
@@ -66,10 +69,12 @@ class ConnectSummary:
     server: str
     socks: Sequence[str]  # addresses, with real ports
     forwards: Sequence[tuple[str, str]]  # local address, target
+    proxy: str | None = None  # on the way to the server
 
     def text(self) -> str:
         """Give the lines, without the last line end."""
-        rows = [("SOCKS5 proxy", address) for address in self.socks]
+        rows = [("through", self.proxy)] if self.proxy is not None else []
+        rows += [("SOCKS5 proxy", address) for address in self.socks]
         rows += [("forward", f"{address} to {target}") for address, target in self.forwards]
         lines = [f"wraith is connected to {one_line(self.server)}", *_table(rows)]
         if self.socks and not self.socks[0].startswith("/"):

@@ -15,6 +15,7 @@ from .local import (
     parse_socks,
 )
 from .permit import OpenPattern, PermitOpen, parse_open_pattern, parse_permit_open
+from .proxy import parse_proxy
 from .target import Scheme, Target, parse_target
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "parse_local_forward",
     "parse_open_pattern",
     "parse_permit_open",
+    "parse_proxy",
     "parse_socks",
     "parse_target",
 ]
