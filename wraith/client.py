@@ -64,6 +64,7 @@ class Session:
             home=_home(),
             agent_socket=os.environ.get("SSH_AUTH_SOCK"),
             ask_passphrase=options.ask_passphrase,
+            certificate=options.certificate,
         )
         try:
             try:

@@ -91,6 +91,10 @@ class ServeOptions:
 
     key: KeySource | None = field(default=None, repr=False)  # default <dir>/host_ed25519, made when it is missing
     authorized_keys: KeySource = field(default_factory=lambda: default_directory() / AUTHORIZED_KEYS)
+    host_certificate: KeySource | None = None  # of the host key
+    cert_authorities: tuple[KeySource, ...] = ()  # whose user certificates are trusted
+    principals: tuple[str, ...] = ()  # that those certificates need one of; none: the user's name
+    revoked_keys: KeySource | None = None  # keys and fingerprints, one a line
     transport: Scheme = Scheme.TCP  # of the addresses that name none
     listen: tuple[ListenSpec, ...] = ()  # default every address, the transport's port
     tls: TlsServerOptions = field(default_factory=TlsServerOptions)
@@ -104,6 +108,11 @@ class ServeOptions:
         for name in ("max_auth_attempts", "max_sessions", "max_channels"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+
+        if self.principals and not self.cert_authorities:
+            raise UsageError("--principal is about certificates: it needs --cert-authority")
+        if not all(self.principals):
+            raise UsageError("--principal needs a name")
 
     @property
     def listening(self) -> tuple[ListenSpec, ...]:
@@ -126,6 +135,7 @@ class ConnectOptions:
     user: str = DEFAULT_USER
     transport: Scheme = Scheme.TCP
     identities: tuple[KeySource, ...] = field(default=(), repr=False)  # default the agent and `default_identities`
+    certificate: KeySource | None = None  # of one of the identities; default IDENTITY-cert.pub where it exists
     known_hosts: KeySource = field(default_factory=lambda: default_directory() / KNOWN_HOSTS)
     host_key_check: HostKeyCheck = HostKeyCheck.ACCEPT_NEW
     host_keys: tuple[str, ...] = ()  # pins, SHA256:...; when given nothing else counts and nothing is recorded

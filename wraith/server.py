@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,17 +26,20 @@ from wraith_transports import AddressUnavailable as TransportAddressUnavailable
 from wraith_transports.tls import TlsAcceptor
 
 from .errors import AddressUnavailable
+from .logs import event
 from .options import ServeOptions, default_directory
 from .paths import HOST_KEY
 from .presets import PRESETS, Security
 from .specs import ListenSpec, Scheme
 from .ssh.attach import ServerAttachment
 from .ssh.budget import SESSION_CREDIT, TOTAL_CREDIT, CreditBudget
+from .ssh.certificates import read_host_certificate
 from .ssh.client_session import close_connection
 from .ssh.connection import BoundedServerConnection
 from .ssh.key_files import fingerprint, load_or_create_host_key, load_private_key
 from .ssh.key_ring import KeyRing
 from .ssh.server_session import ServerRules, ServerSession
+from .ssh.session_watch import watch_sessions
 from .target_proxy import TargetProxy
 from .tls_certificate import TlsCertificate, tls_certificate
 
@@ -50,6 +54,7 @@ class Server:
         self._acceptors: list[TransportAcceptor] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[str, BoundedServerConnection] = {}
+        self._sessions: dict[str, ServerSession] = {}
         self._credit = CreditBudget(TOTAL_CREDIT)
         self._certificate: TlsCertificate | None = None
         self._attachment: ServerAttachment | None = None
@@ -74,7 +79,12 @@ class Server:
         host_key = self._load_host_key()
         self.host_key_fingerprint = fingerprint(host_key)
         self._rules = ServerRules(
-            keys=KeyRing(options.authorized_keys),
+            keys=KeyRing(
+                options.authorized_keys,
+                authorities=options.cert_authorities,
+                principals=options.principals,
+                revoked_keys=options.revoked_keys,
+            ),
             permit_open=options.permit_open,
             dialer=DirectDialer() if options.proxy is None else TargetProxy(options.proxy),
             max_auth_attempts=options.max_auth_attempts,
@@ -82,7 +92,7 @@ class Server:
         )
         if any(PRESETS[spec.scheme or Scheme.TCP].security is Security.TLS for spec in options.listening):
             self._certificate = tls_certificate(options.tls)
-        self._attachment = await ServerAttachment.create(host_key, self._credit)
+        self._attachment = await ServerAttachment.create(host_key, self._credit, self._load_host_certificate(host_key))
         try:
             for spec in options.listening:
                 acceptor = self._make_acceptor(spec)
@@ -95,6 +105,12 @@ class Server:
             await self._close_acceptors()
             raise
         self._tasks = [asyncio.create_task(self._accept_from(acceptor)) for acceptor in self._acceptors]
+        self._tasks.append(asyncio.create_task(watch_sessions(self._rules.keys, lambda: list(self._sessions.values()))))
+
+    def read_keys_again(self) -> None:
+        """Read authorized_keys, authorities and revoked keys, changed or not; bad lines are logged and left out."""
+        if self._rules is not None:
+            self._rules.keys.refresh(always=True)
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -141,6 +157,15 @@ class Server:
         self.host_key_created = loaded.created
         return loaded.key
 
+    def _load_host_certificate(self, host_key: asyncssh.SSHKey) -> bytes | None:
+        source = self._options.host_certificate
+        if source is None:
+            return None
+        blob, certificate = read_host_certificate(source, host_key)
+        if not certificate.valid_after <= time.time() < certificate.valid_before:
+            event(logger, logging.WARNING, "the host certificate is not valid now", key_id=certificate.key_id)
+        return blob
+
     def _make_acceptor(self, spec: ListenSpec) -> TransportAcceptor:
         preset = PRESETS[spec.scheme or Scheme.TCP]
         if preset.security is Security.RAW:
@@ -167,14 +192,17 @@ class Server:
         name = secrets.token_hex(4)
         budget = CreditBudget(SESSION_CREDIT, self._credit)
         session = ServerSession(self._rules, stream, info, name, lambda: self._forget(name))
+        self._sessions[name] = session
         try:
             self._connections[name] = self._attachment.start(stream, session, budget)
         except Exception:  # contained here: one connection, not the loop that accepts
             logger.exception("a session could not be started")
+            self._forget(name)
             stream.abort()
 
     def _forget(self, name: str) -> None:
         self._connections.pop(name, None)
+        self._sessions.pop(name, None)
 
 
 def serve(options: ServeOptions) -> Server:

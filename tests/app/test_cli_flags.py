@@ -25,9 +25,11 @@ FINGERPRINT = "SHA256:" + "a" * 43
 OTHER_FINGERPRINT = "SHA256:" + "b" * 43
 
 FLAGS = {
-    "serve": "--key --authorized-keys --transport --listen --tls-cert --tls-key --permit-open --proxy "
+    "serve": "--key --host-certificate --authorized-keys --cert-authority --principal --revoked-keys "
+    "--transport --listen --tls-cert --tls-key --permit-open --proxy "
     "--log-level -q -v",
-    "connect": "--server --transport -i --identity -l --user --known-hosts --host-key-check --host-key -D --socks5 "
+    "connect": "--server --transport -i --identity --certificate "
+    "-l --user --known-hosts --host-key-check --host-key -D --socks5 "
     "--no-socks5 -L --forward -4 -6 --proxy --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
     "keygen": "-f --file --force -C --comment -N --passphrase",
     "id": "",
@@ -98,6 +100,7 @@ CONNECT_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ConnectOptio
         lambda o: o.identities,
         (Path("a"), Path("b c")),
     ),
+    ("certificate", ["h", "--certificate", "c"], {"WRAITH_CERTIFICATE": "c"}, lambda o: o.certificate, Path("c")),
     ("user", ["h", "-l", "me"], {"WRAITH_USER": "me"}, lambda o: o.user, "me"),
     ("known-hosts", ["h", "--known-hosts", "k"], {"WRAITH_KNOWN_HOSTS": "k"}, lambda o: o.known_hosts, Path("k")),
     (
@@ -196,6 +199,21 @@ SERVE_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ServeOptions],
         lambda o: o.authorized_keys,
         Path("a"),
     ),
+    (
+        "host-certificate",
+        ["--host-certificate", "c"],
+        {"WRAITH_HOST_CERTIFICATE": "c"},
+        lambda o: o.host_certificate,
+        Path("c"),
+    ),
+    (
+        "certificates",
+        ["--cert-authority", "a", "--cert-authority", "b c", "--principal", "p", "--principal", "q"],
+        {"WRAITH_CERT_AUTHORITY": f"a{os.pathsep}{os.pathsep}b c", "WRAITH_PRINCIPAL": "p q"},
+        lambda o: (o.cert_authorities, o.principals),
+        ((Path("a"), Path("b c")), ("p", "q")),
+    ),
+    ("revoked-keys", ["--revoked-keys", "r"], {"WRAITH_REVOKED_KEYS": "r"}, lambda o: o.revoked_keys, Path("r")),
     ("transport", ["--transport", "tls"], {"WRAITH_TRANSPORT": "tls"}, lambda o: o.transport, Scheme.TLS),
     (
         "listen",
@@ -252,7 +270,8 @@ def test_serve_takes_each_flag_from_the_command_line_or_the_environment(
 
 def test_every_flag_of_both_commands_is_tried_above() -> None:
     tried = {case[0] for case in CONNECT_CASES} | {"log-level", "q", "v"}
-    tried |= {case[0] for case in SERVE_CASES} - {"tls"} | {"tls-cert", "tls-key"}
+    tried |= {case[0] for case in SERVE_CASES} - {"tls", "certificates"}
+    tried |= {"tls-cert", "tls-key", "cert-authority", "principal"}
     aliases = {"i", "l", "D", "L"}
     flags = {flag.lstrip("-") for command in ("serve", "connect") for flag in FLAGS[command].split()}
     assert flags - aliases == tried
@@ -442,3 +461,8 @@ def test_the_proxy_variables_of_other_programs_are_not_read(
     for command in (["connect", "h"], ["serve"]):
         assert main(command) == 0
         assert told.options.proxy is None
+
+
+def test_principals_need_an_authority(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--principal", "me"]) == 2
+    assert "--principal is about certificates: it needs --cert-authority" in capsys.readouterr().err

@@ -61,6 +61,14 @@ def connect(
             "with -i the agent offers only these.",
         ),
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        flag(
+            "--certificate",
+            value="PATH",
+            text="User certificate of one of the keys. Default <identity>-cert.pub when it exists.",
+        ),
+    ] = None,
     user: Annotated[
         str | None,
         flag("-l", "--user", value="NAME", text=f"Default {DEFAULT_USER}."),
@@ -171,6 +179,7 @@ def connect(
             user=_user(context, chosen, user),
             transport=scheme,
             identities=paths(context, "identity", identity),
+            certificate=certificate,
             known_hosts=known_hosts or default_directory() / KNOWN_HOSTS,
             host_key_check=host_key_check or (HostKeyCheck.ASK if has_terminal() else HostKeyCheck.ACCEPT_NEW),
             host_keys=tuple(host_key or ()),

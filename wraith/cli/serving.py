@@ -15,7 +15,7 @@ from wraith.options import ServeOptions, TlsServerOptions, default_directory
 from wraith.paths import AUTHORIZED_KEYS
 from wraith.specs import Scheme, parse_listen, parse_permit_open, parse_proxy
 
-from .flags import LogLevel, Quiet, Verbose, Verbosity, flag, typed
+from .flags import LogLevel, Quiet, Verbose, Verbosity, flag, paths, typed
 from .outcome import guarded
 from .summary import ServeSummary
 from .terminal import say
@@ -39,12 +39,40 @@ def serve(
             text="SSH host key. Default <dir>/host_ed25519, created on first start.",
         ),
     ] = None,
+    host_certificate: Annotated[
+        Path | None,
+        flag("--host-certificate", value="PATH", text="Certificate of the host key, from ssh-keygen -s CA -h."),
+    ] = None,
     authorized_keys: Annotated[
         Path | None,
         flag(
             "--authorized-keys",
             value="PATH",
             text="Who may log in. Default <dir>/authorized_keys; re-read when it changes.",
+        ),
+    ] = None,
+    cert_authority: Annotated[
+        list[Path] | None,
+        flag(
+            "--cert-authority",
+            value="PATH",
+            text="Trust user certificates signed by the keys in this file; repeatable; re-read when it changes.",
+        ),
+    ] = None,
+    principal: Annotated[
+        list[str] | None,
+        flag(
+            "--principal",
+            value="NAME",
+            text="What such a certificate has to name; repeatable. Default the user's name.",
+        ),
+    ] = None,
+    revoked_keys: Annotated[
+        Path | None,
+        flag(
+            "--revoked-keys",
+            value="PATH",
+            text="Keys or fingerprints that may not log in, one a line; re-read when it changes.",
         ),
     ] = None,
     transport: Annotated[
@@ -101,6 +129,10 @@ def serve(
         options = ServeOptions(
             key=key,
             authorized_keys=authorized_keys or default_directory() / AUTHORIZED_KEYS,
+            host_certificate=host_certificate,
+            cert_authorities=paths(context, "cert_authority", cert_authority),
+            principals=tuple(principal or ()),
+            revoked_keys=revoked_keys,
             transport=transport or Scheme.TCP,
             listen=tuple(parse_listen(each) for each in listen or ()),
             tls=TlsServerOptions(tls_cert, tls_key),

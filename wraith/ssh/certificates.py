@@ -72,61 +72,46 @@ class Certificate:
 
 def is_certificate(blob: bytes) -> bool:
     """Whether an encoded key is a certificate of a kind that is read here."""
-    return blob[4 : 4 + int.from_bytes(blob[:4], "big")] in _TYPES
+    return _algorithm(blob) in _TYPES
 
 
 def parse_certificate(blob: bytes) -> Certificate:
     """Decode a certificate and verify its authority's signature. Raises BadCertificate."""
-    reader = _Reader(blob)
-    key_type = _TYPES.get(reader.string())
-    if key_type is None:
-        raise BadCertificate("is not a certificate of a type that is accepted")
-    reader.string()  # nonce
-    key_fields = [key_type.encode("ascii"), *(reader.string() for _ in range(_KEY_FIELDS[key_type]))]
-    serial = reader.number(8)
-    holder = reader.number(4)
-    key_id = _text(reader.string())
-    principals = _strings(reader.string())
-    valid_after, valid_before = reader.number(8), reader.number(8)
-    critical = _options(reader.string())
-    extensions = _options(reader.string())
-    reader.string()  # reserved
-    authority_blob = reader.string()
-    signed = reader.taken
-    signature = reader.string()
-    reader.end()
-    if holder not in (Holder.USER.value, Holder.HOST.value):
-        raise BadCertificate("is neither for a user nor for a host")
-    if len(principals) > MAX_PRINCIPALS:
-        raise BadCertificate(f"has more than {MAX_PRINCIPALS} principals")
-    key_blob = b"".join(len(each).to_bytes(4, "big") + each for each in key_fields)
-    for what, each in (("key", key_blob), ("authority", authority_blob)):
+    fields = _decode(blob)
+    for what, each in (("key", fields.key_blob), ("authority", fields.authority_blob)):
         reason = why_unacceptable(each)
         if reason is not None:
             raise BadCertificate(f"has a bad {what}: it {reason}")
     try:
-        signed_by_it = verifying_key(authority_blob).verify(signed, signature)
+        signed_by_it = verifying_key(fields.authority_blob).verify(fields.signed, fields.signature)
     except ValueError as error:
         raise BadCertificate("has a damaged authority") from error
     if not signed_by_it:
         raise BadCertificate("is not signed by the authority it names, or by an algorithm that is not accepted")
+    principals = _strings(fields.principals)
+    if len(principals) > MAX_PRINCIPALS:
+        raise BadCertificate(f"has more than {MAX_PRINCIPALS} principals")
     return Certificate(
-        holder=Holder(holder),
-        key_blob=key_blob,
-        authority_blob=authority_blob,
-        serial=serial,
-        key_id=key_id,
+        holder=fields.holder,
+        key_blob=fields.key_blob,
+        authority_blob=fields.authority_blob,
+        serial=fields.serial,
+        key_id=_text(fields.key_id),
         principals=frozenset(_text(each) for each in principals),
-        valid_after=valid_after,
-        valid_before=valid_before,
-        source_addresses=_source_addresses(critical),
-        port_forwarding=_port_forwarding(extensions),
+        valid_after=fields.valid_after,
+        valid_before=fields.valid_before,
+        source_addresses=_source_addresses(_options(fields.critical)),
+        port_forwarding=_port_forwarding(_options(fields.extensions)),
     )
 
 
 def read_host_certificate(source: Path | bytes, host_key: asyncssh.SSHKey) -> tuple[bytes, Certificate]:
     """Read the certificate of this host key; also give it as it was encoded. Raises UnusableFile."""
-    name, blob, certificate = read_certificate(source)
+    name, blob = read_certificate_file(source)
+    try:
+        certificate = parse_certificate(blob)
+    except BadCertificate as error:
+        raise UnusableFile(f"{name} {error}") from error
     if certificate.holder is not Holder.HOST:
         raise UnusableFile(f"{name} is for a user; a host's is made with: ssh-keygen -s CA -h")
     if certificate.key_blob != host_key.public_data:
@@ -134,8 +119,29 @@ def read_host_certificate(source: Path | bytes, host_key: asyncssh.SSHKey) -> tu
     return blob, certificate
 
 
-def read_certificate(source: Path | bytes) -> tuple[str, bytes, Certificate]:
-    """Read a certificate file, or its content: its name for messages, its encoding, what it says.
+def read_user_certificate(source: Path | bytes) -> tuple[str, asyncssh.SSHCertificate]:
+    """Read a certificate to offer to a server, with its name for messages.
+
+    What stands in it is for the server to judge, which may know options that are unknown here.
+    Raises UnusableFile; `__cause__` is a FileNotFoundError when there is no such file.
+    """
+    name, blob = read_certificate_file(source)
+    try:
+        fields = _decode(blob)
+        key = verifying_key(fields.key_blob)
+    except ValueError as error:  # BadCertificate is one
+        raise UnusableFile(f"{name} is damaged") from error
+    if fields.holder is not Holder.USER:
+        raise UnusableFile(f"{name} is for a host")
+    reason = why_unacceptable(fields.key_blob)
+    if reason is not None:
+        raise UnusableFile(f"{name} has a bad key: it {reason}")
+    algorithm = _algorithm(blob)
+    return name, asyncssh.SSHCertificate(algorithm, key.sig_algorithms, (algorithm,), key, blob, None)
+
+
+def read_certificate_file(source: Path | bytes) -> tuple[str, bytes]:
+    """Read a certificate file, or its content: its name for messages, and its encoding.
 
     Raises UnusableFile; `__cause__` is a FileNotFoundError when there is no such file.
     """
@@ -146,16 +152,63 @@ def read_certificate(source: Path | bytes) -> tuple[str, bytes, Certificate]:
     words = data.split()
     try:
         blob = base64.b64decode(words[1], validate=True)
-        if not is_certificate(blob):
-            raise ValueError(words[0])
-    except (IndexError, ValueError) as error:
-        raise UnusableFile(
-            f"{name} is not an OpenSSH certificate: name the -cert.pub that ssh-keygen -s made"
-        ) from error
-    try:
-        return name, blob, parse_certificate(blob)
-    except BadCertificate as error:
-        raise UnusableFile(f"{name} {error}") from error
+    except (IndexError, ValueError):
+        blob = b""
+    if not is_certificate(blob):
+        raise UnusableFile(f"{name} is not an OpenSSH certificate: name the -cert.pub that ssh-keygen -s made")
+    return name, blob
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """A certificate as it was encoded, with nothing verified."""
+
+    key_blob: bytes
+    serial: int
+    holder: Holder
+    key_id: bytes
+    principals: bytes
+    valid_after: int
+    valid_before: int
+    critical: bytes
+    extensions: bytes
+    authority_blob: bytes
+    signed: bytes
+    signature: bytes
+
+
+def _decode(blob: bytes) -> _Fields:
+    reader = _Reader(blob)
+    key_type = _TYPES.get(reader.string())
+    if key_type is None:
+        raise BadCertificate("is not a certificate of a type that is accepted")
+    reader.string()  # nonce
+    key_fields = [key_type.encode("ascii"), *(reader.string() for _ in range(_KEY_FIELDS[key_type]))]
+    serial, holder = reader.number(8), reader.number(4)
+    if holder not in (Holder.USER.value, Holder.HOST.value):
+        raise BadCertificate("is neither for a user nor for a host")
+    key_id, principals = reader.string(), reader.string()
+    valid_after, valid_before = reader.number(8), reader.number(8)
+    critical, extensions = reader.string(), reader.string()
+    reader.string()  # reserved
+    authority_blob = reader.string()
+    signed = reader.taken
+    signature = reader.string()
+    reader.end()
+    return _Fields(
+        key_blob=b"".join(len(each).to_bytes(4, "big") + each for each in key_fields),
+        serial=serial,
+        holder=Holder(holder),
+        key_id=key_id,
+        principals=principals,
+        valid_after=valid_after,
+        valid_before=valid_before,
+        critical=critical,
+        extensions=extensions,
+        authority_blob=authority_blob,
+        signed=signed,
+        signature=signature,
+    )
 
 
 def _source_addresses(critical: list[tuple[bytes, bytes]]) -> SourceAddresses | None:
@@ -182,6 +235,10 @@ def _port_forwarding(extensions: list[tuple[bytes, bytes]]) -> bool:
         if data and name in _FLAG_EXTENSIONS:
             raise BadCertificate(f"has a value where {_text(name)} has none")
     return any(name == _PORT_FORWARDING for name, _ in extensions)
+
+
+def _algorithm(blob: bytes) -> bytes:
+    return blob[4 : 4 + int.from_bytes(blob[:4], "big")]
 
 
 def _strings(data: bytes) -> list[bytes]:
