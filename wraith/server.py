@@ -25,11 +25,12 @@ from wraith_transports import (
 from wraith_transports import AddressUnavailable as TransportAddressUnavailable
 from wraith_transports.tls import TlsAcceptor
 
-from .errors import AddressUnavailable
+from .errors import AddressUnavailable, UnusableFile
 from .logs import event
 from .options import ServeOptions, default_directory
 from .paths import HOST_KEY
 from .presets import PRESETS, Security
+from .served_certificate import ServedCertificate
 from .specs import ListenSpec, Scheme
 from .ssh.attach import ServerAttachment
 from .ssh.budget import SESSION_CREDIT, TOTAL_CREDIT, CreditBudget
@@ -41,7 +42,6 @@ from .ssh.key_ring import KeyRing
 from .ssh.server_session import ServerRules, ServerSession
 from .ssh.session_watch import watch_sessions
 from .target_proxy import TargetProxy
-from .tls_certificate import TlsCertificate, tls_certificate
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Server:
         self._connections: dict[str, BoundedServerConnection] = {}
         self._sessions: dict[str, ServerSession] = {}
         self._credit = CreditBudget(TOTAL_CREDIT)
-        self._certificate: TlsCertificate | None = None
+        self._certificate: ServedCertificate | None = None
         self._attachment: ServerAttachment | None = None
         self._rules: ServerRules | None = None
         self._closed = asyncio.Event()
@@ -91,7 +91,7 @@ class Server:
             max_channels=options.max_channels,
         )
         if any(PRESETS[spec.scheme or Scheme.TCP].security is Security.TLS for spec in options.listening):
-            self._certificate = tls_certificate(options.tls)
+            self._certificate = ServedCertificate(options.tls)
         self._attachment = await ServerAttachment.create(host_key, self._credit, self._load_host_certificate(host_key))
         try:
             for spec in options.listening:
@@ -111,6 +111,22 @@ class Server:
         """Read authorized_keys, authorities and revoked keys, changed or not; bad lines are logged and left out."""
         if self._rules is not None:
             self._rules.keys.refresh(always=True)
+
+    async def reload(self) -> None:
+        """Read keys and certificates again, changed or not; what a SIGHUP asks for. Never raises UnusableFile.
+
+        What cannot be used is logged. A user's key that cannot be read lets nobody in any more; the
+        server's own keys and certificates stay as they were.
+        """
+        if self._rules is None or self._stopping:
+            return
+        self.read_keys_again()
+        try:
+            await self._renew_host_key()
+        except UnusableFile as error:
+            event(logger, logging.ERROR, "the new host key cannot be used, the old one stays", reason=error)
+        if self._certificate is not None:
+            self._certificate.reload()
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -157,6 +173,15 @@ class Server:
         self.host_key_created = loaded.created
         return loaded.key
 
+    async def _renew_host_key(self) -> None:
+        """Show the host key and its certificate as they are now to whoever connects from here on."""
+        source = self._options.key if self._options.key is not None else default_host_key()
+        host_key = load_private_key(source)  # never made anew: clients know the one there was
+        self._attachment = await ServerAttachment.create(host_key, self._credit, self._load_host_certificate(host_key))
+        if fingerprint(host_key) != self.host_key_fingerprint:
+            self.host_key_fingerprint = fingerprint(host_key)
+            event(logger, logging.WARNING, "the host key is another one now", key_fingerprint=self.host_key_fingerprint)
+
     def _load_host_certificate(self, host_key: asyncssh.SSHKey) -> bytes | None:
         source = self._options.host_certificate
         if source is None:
@@ -171,8 +196,8 @@ class Server:
         if preset.security is Security.RAW:
             return TcpAcceptor(spec.host, spec.port)
         assert self._certificate is not None
-        context = self._certificate.context
-        return TlsAcceptor(TcpAcceptor(spec.host, spec.port, kind="tls"), lambda _hello: context)
+        certificate = self._certificate
+        return TlsAcceptor(TcpAcceptor(spec.host, spec.port, kind="tls"), lambda _hello: certificate.context())
 
     async def _close_acceptors(self) -> None:
         for acceptor in self._acceptors:
