@@ -16,6 +16,7 @@ from wraith.cli import connecting, main, serving
 from wraith.cli.app import app
 from wraith.cli.flags import Verbosity
 from wraith.errors import ExitCode
+from wraith.logs import LogFormat
 from wraith.options import AddressFamily, ConnectOptions, HostKeyCheck, ServeOptions
 from wraith.specs import ListenSpec, LocalForwardSpec, OpenPattern, Scheme, SocksSpec, TcpBind, UnixBind
 from wraith_transports.proxy import ProxyScheme, ProxyUrl
@@ -27,10 +28,11 @@ OTHER_FINGERPRINT = "SHA256:" + "b" * 43
 FLAGS = {
     "serve": "--key --host-certificate --authorized-keys --cert-authority --principal --revoked-keys "
     "--transport --listen --tls-cert --tls-key --permit-open --proxy "
-    "--log-level -q -v",
+    "--log-format --log-level -q -v",
     "connect": "--server --transport -i --identity --certificate "
     "-l --user --known-hosts --host-key-check --host-key -D --socks5 "
-    "--no-socks5 -L --forward -4 -6 --proxy --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
+    "--no-socks5 -L --forward -4 -6 --proxy --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure "
+    "--log-format --log-level -q -v",
     "keygen": "-f --file --force -C --comment -N --passphrase",
     "id": "",
     "demo": "--keep",
@@ -269,7 +271,7 @@ def test_serve_takes_each_flag_from_the_command_line_or_the_environment(
 
 
 def test_every_flag_of_both_commands_is_tried_above() -> None:
-    tried = {case[0] for case in CONNECT_CASES} | {"log-level", "q", "v"}
+    tried = {case[0] for case in CONNECT_CASES} | {"log-format", "log-level", "q", "v"}
     tried |= {case[0] for case in SERVE_CASES} - {"tls", "certificates"}
     tried |= {"tls-cert", "tls-key", "cert-authority", "principal"}
     aliases = {"i", "l", "D", "L"}
@@ -291,6 +293,8 @@ def test_every_flag_of_both_commands_is_tried_above() -> None:
         (["connect", "h"], {}, logging.WARNING, False, False),
         (["connect", "h", "-v"], {}, logging.INFO, False, False),
         (["connect", "h", "-vv"], {}, logging.DEBUG, False, True),
+        (["connect", "h", "-v", "--log-level", "error"], {}, logging.ERROR, False, False),
+        (["connect", "h"], {"WRAITH_LOG_LEVEL": "info"}, logging.INFO, False, False),
         (["connect", "h", "-q"], {}, logging.ERROR, True, False),
         (["connect", "h"], {"WRAITH_V": "2"}, logging.DEBUG, False, True),
         (["connect", "h"], {"WRAITH_Q": "1"}, logging.ERROR, True, False),
@@ -311,6 +315,17 @@ def test_how_much_is_said(
         monkeypatch.setenv(name, value)
     assert main(arguments) == 0
     assert told.verbosity == Verbosity(level, quiet, tracebacks)
+
+
+@pytest.mark.parametrize("command", [["serve"], ["connect", "h"]])
+def test_the_form_of_the_log_can_be_chosen(command: list[str], told: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(command) == 0
+    assert told.verbosity.log_format is LogFormat.LOGFMT
+    assert main([*command, "--log-format", "json"]) == 0
+    assert told.verbosity.log_format is LogFormat.JSON
+    monkeypatch.setenv("WRAITH_LOG_FORMAT", "json")
+    assert main(command) == 0
+    assert told.verbosity.log_format is LogFormat.JSON
 
 
 @pytest.mark.parametrize(
@@ -390,7 +405,8 @@ def test_an_unknown_host_key_is_asked_about_only_where_there_is_a_terminal(
         (["connect", "h", "--proxy", "p:1080"], "--proxy: the proxy needs a scheme"),
         (["connect", "h", "--proxy", "https://p"], "--proxy: https:// is no proxy that can be used"),
         (["serve", "--proxy", "socks5://p:x"], "--proxy: the proxy's port"),
-        (["connect", "h", "--log-level", "debug"], "no such option: --log-level"),
+        (["connect", "h", "--log-level", "loud"], "'loud' is not one of"),
+        (["connect", "h", "--log-format", "xml"], "'xml' is not one of"),
         (["serve", "extra"], "unexpected extra argument"),
         (["serve", "--listen", "1"], "--listen 1"),
         (["serve", "--permit-open", "h"], "--permit-open h"),

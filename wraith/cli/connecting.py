@@ -20,7 +20,7 @@ from wraith.options import (
 from wraith.paths import KNOWN_HOSTS
 from wraith.specs import Scheme, SocksSpec, Target, parse_local_forward, parse_proxy, parse_socks, parse_target
 
-from .flags import Quiet, Verbose, Verbosity, flag, one_of, paths, typed
+from .flags import LogFormatChoice, LogLevelChoice, Quiet, Verbose, Verbosity, flag, one_of, paths, typed
 from .outcome import guarded
 from .terminal import has_terminal
 
@@ -159,6 +159,8 @@ def connect(
             text="End when the connection fails (4) or the session is lost (1).",
         ),
     ] = False,
+    log_format: LogFormatChoice = None,
+    log_level: LogLevelChoice = None,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> ExitCode:
@@ -192,7 +194,7 @@ def connect(
             else TlsClientOptions(),
             exit_on_failure=exit_on_failure,
         )
-        return _run(options, Verbosity.chosen(context, logging.WARNING))
+        return _run(options, Verbosity.chosen(context, logging.WARNING, log_level, log_format))
 
     return guarded(COMMAND, work, tracebacks=verbose >= 2)
 

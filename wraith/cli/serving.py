@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,12 +14,12 @@ from wraith import logs
 from wraith.errors import ExitCode, UsageError
 from wraith.options import ServeOptions, TlsServerOptions, default_directory
 from wraith.paths import AUTHORIZED_KEYS
+from wraith.sd_notify import ServiceManager
 from wraith.specs import Scheme, parse_listen, parse_permit_open, parse_proxy
 
-from .flags import LogLevel, Quiet, Verbose, Verbosity, flag, paths, typed
+from .flags import LogFormatChoice, LogLevelChoice, Quiet, Verbose, Verbosity, flag, paths, typed
 from .outcome import guarded
-from .summary import ServeSummary
-from .terminal import say
+from .summary import ServeSummary, announce
 
 if TYPE_CHECKING:
     from wraith.server import Server
@@ -115,10 +116,8 @@ def serve(
             "Other users can see a password given here; none in WRAITH_PROXY.",
         ),
     ] = None,
-    log_level: Annotated[
-        LogLevel | None,
-        flag("--log-level", value="debug|info|warn|error", text="Default info."),
-    ] = None,
+    log_format: LogFormatChoice = None,
+    log_level: LogLevelChoice = None,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> ExitCode:
@@ -143,7 +142,7 @@ def serve(
             for name, written in (("tls_cert", "--tls-cert"), ("tls_key", "--tls-key")):
                 if typed(context, name):  # in the environment it may stand for another server
                     raise UsageError(f"{written} has no use without a tls address: add --transport tls")
-        return _run(options, Verbosity.chosen(context, logging.INFO, log_level))
+        return _run(options, Verbosity.chosen(context, logging.INFO, log_level, log_format))
 
     return guarded(COMMAND, work, tracebacks=verbose >= 2)
 
@@ -152,19 +151,33 @@ def _run(options: ServeOptions, verbosity: Verbosity) -> ExitCode:
     try:
         import wraith  # noqa: PLC0415 - asyncssh takes 0.2 s to import
 
-        from .running import run  # noqa: PLC0415 - as does asyncio, a little
+        from .lifecycle import alongside, keep_told, reload_at_each  # noqa: PLC0415 - as does asyncio, a little
+        from .running import run  # noqa: PLC0415
     except KeyboardInterrupt:
         return ExitCode.DONE
 
-    async def work(_interruption: Interruption) -> ExitCode:
+    async def work(interruption: Interruption) -> ExitCode:
+        manager = ServiceManager.from_environment(os.environ, os.getpid())
+        hangup = interruption.hangups()
         async with wraith.serve(options) as server:
-            if not verbosity.quiet:
-                say(_summary(options, server).text())
-            await server.wait_closed()
+            announce(_summary(options, server), verbosity)
+            manager.ready(_status(server))
+            async with alongside(
+                keep_told(manager, lambda: _status(server)), reload_at_each(hangup, manager, server.reload)
+            ):
+                try:
+                    await server.wait_closed()
+                finally:
+                    manager.stopping()
         return ExitCode.DONE
 
-    logs.configure(verbosity.level, sys.stderr, tracebacks=verbosity.tracebacks)
+    logs.configure(verbosity.level, sys.stderr, log_format=verbosity.log_format, tracebacks=verbosity.tracebacks)
     return run(work)
+
+
+def _status(server: Server) -> str:
+    count = server.sessions
+    return f"{count} session{'' if count == 1 else 's'} on {', '.join(server.addresses)}"
 
 
 def _summary(options: ServeOptions, server: Server) -> ServeSummary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import sys
 
 import wraith
@@ -13,21 +14,23 @@ from wraith.errors import ExitCode
 from wraith.forward import LocalForward
 from wraith.opening import Opener, OpenFailed, OpenFailure
 from wraith.options import ConnectOptions
+from wraith.sd_notify import ServiceManager
 from wraith.socks.listener import SocksListener
 from wraith.specs import join_host_port
 from wraith_transports import DuplexStream
 
 from .flags import Verbosity
+from .lifecycle import alongside, keep_told
 from .running import Interruption, run
-from .summary import ConnectSummary
-from .terminal import Questions, has_terminal, say
+from .summary import ConnectSummary, announce
+from .terminal import Questions, has_terminal
 
 SESSION_WAIT_S = 10.0  # that an early connection waits for the session; browsers give up after 30
 
 
 def hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
     """Hold the session in this process until it is lost, which raises SessionLost, or a signal comes."""
-    logs.configure(verbosity.level, sys.stderr, tracebacks=verbosity.tracebacks)
+    logs.configure(verbosity.level, sys.stderr, log_format=verbosity.log_format, tracebacks=verbosity.tracebacks)
     return run(lambda interruption: _hold(options, verbosity, interruption))
 
 
@@ -60,6 +63,7 @@ async def _hold(options: ConnectOptions, verbosity: Verbosity, interruption: Int
         options = dataclasses.replace(
             options, ask_passphrase=questions.passphrase, confirm_host_key=questions.trusts_host_key
         )
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
     to_come = SessionToCome()
     proxies = [SocksListener(spec, to_come) for spec in options.socks]
     forwards = [LocalForward(spec, to_come) for spec in options.forwards]
@@ -72,17 +76,22 @@ async def _hold(options: ConnectOptions, verbosity: Verbosity, interruption: Int
         for listener in listeners:
             stack.push_async_callback(listener.aclose)  # again, because it is to end before the session does
         to_come.arrived(session)
-        if not verbosity.quiet:
-            summary = ConnectSummary(
-                server=f"{options.transport.value}://{join_host_port(options.host, options.server_port)}",
-                socks=[address for proxy in proxies for address in proxy.addresses()],
-                forwards=[
-                    (address, join_host_port(spec.host, spec.port))
-                    for spec, forward in zip(options.forwards, forwards, strict=True)
-                    for address in forward.addresses()
-                ],
-                proxy=str(options.proxy) if options.proxy is not None else None,
-            )
-            say(summary.text())
-        await session.wait_closed()
+        server = f"{options.transport.value}://{join_host_port(options.host, options.server_port)}"
+        summary = ConnectSummary(
+            server=server,
+            socks=[address for proxy in proxies for address in proxy.addresses()],
+            forwards=[
+                (address, join_host_port(spec.host, spec.port))
+                for spec, forward in zip(options.forwards, forwards, strict=True)
+                for address in forward.addresses()
+            ],
+            proxy=str(options.proxy) if options.proxy is not None else None,
+        )
+        announce(summary, verbosity)
+        manager.ready(f"connected to {server}")
+        async with alongside(keep_told(manager, lambda: f"connected to {server}")):
+            try:
+                await session.wait_closed()
+            finally:
+                manager.stopping()
     return ExitCode.DONE
