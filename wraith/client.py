@@ -8,16 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from wraith_transports import (
-    Dialer,
-    DirectDialer,
-    DuplexStream,
-    FailureKind,
-    Family,
-    TcpTransport,
-    Transport,
-    TransportError,
-)
+from wraith_transports import DuplexStream, FailureKind, Family, TcpTransport, Transport, TransportError
+from wraith_transports.proxy import dialer_for
 from wraith_transports.tls import TlsTransport, Verification
 
 from .errors import ConnectFailed, SessionLost, UnusableFile, WraithError, WrongPeer
@@ -82,7 +74,8 @@ class Session:
                 policy,
                 options.host,
                 options.server_port,
-                address=info.remote_address[0],
+                # Behind a proxy it would be the proxy's, which says nothing of the server.
+                address=info.remote_address[0] if options.proxy is None else None,
                 ask=options.confirm_host_key,
                 known=known,
             )
@@ -166,17 +159,13 @@ async def identities_of(options: ConnectOptions) -> Identities:
         home=_home(),
         agent_socket=os.environ.get("SSH_AUTH_SOCK"),
         ask_passphrase=options.ask_passphrase,
+        certificate=options.certificate,
     )
-
-
-def make_dialer(options: ConnectOptions) -> Dialer:
-    """Make what dials the server."""
-    return DirectDialer(family=_FAMILIES[options.family])
 
 
 def make_transport(options: ConnectOptions) -> Transport:
     """Make the transport the options name."""
-    dialer = make_dialer(options)
+    dialer = dialer_for(options.proxy, _FAMILIES[options.family])
     if PRESETS[options.transport].security is Security.RAW:
         return TcpTransport(dialer, options.host, options.server_port)
     tls = options.tls

@@ -1,4 +1,4 @@
-"""Writes log records as lines of `key=value` fields that no peer can forge."""
+"""Writes log records as lines of fields, `key=value` or JSON, that no peer can forge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TextIO
@@ -16,11 +16,13 @@ FOREIGN_LOGGERS = ("asyncssh", "asyncio")  # asyncssh logs targets at INFO; asyn
 MAX_VALUE = 128  # characters of a field; a fingerprint has 50, a DNS name at most 253 of which 128 tell it apart
 MAX_MESSAGE = 512  # characters; ours are short sentences
 MAX_TRACEBACK = 8 << 10  # characters from the end, where the cause is
+MAX_INTEGER = 2**53  # larger ones are strings in JSON: most readers keep numbers as floats
 
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9._:/@+-]+")
 _NOT_IN_A_KEY = re.compile(r"[^A-Za-z0-9_.]")
 # Printable ASCII only, and no "=": text that a careless caller formatted into a message is no field either.
 _NOT_IN_A_MESSAGE = re.compile(r"[^ -<>-~]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LEVEL_NAMES = {logging.WARNING: "WARN", logging.CRITICAL: "ERROR"}
 
 
@@ -35,8 +37,15 @@ def format_value(value: object) -> str:
     return text if _PLAIN_VALUE.fullmatch(text) else _quoted(text)
 
 
+class LogFormat(Enum):
+    """How a line of the log is written. The fields are the same in both."""
+
+    LOGFMT = "logfmt"
+    JSON = "json"
+
+
 class LogfmtFormatter(logging.Formatter):
-    """One line a record: time in UTC, level, message, fields.
+    """One line a record: time in UTC, level, message, then the fields as `key=value`.
 
     With `tracebacks` the exception's traceback is one more quoted field; without it only the
     exception's type is told, because its text may quote what must not be logged.
@@ -48,20 +57,35 @@ class LogfmtFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record; never raises, whatever was passed as argument or field."""
-        parts = [_time_of(record), _LEVEL_NAMES.get(record.levelno, record.levelname), _message_of(record)]
-        fields: object = getattr(record, "fields", None)
-        if isinstance(fields, Mapping):
-            parts.extend(
-                f"{_NOT_IN_A_KEY.sub('_', str(key)) or '_'}={format_value(value)}"
-                for key, value in fields.items()
-                if value is not None
-            )
-        if record.exc_info and record.exc_info[0] is not None:
-            parts.append(f"exception={format_value(record.exc_info[0].__name__)}")
-            if self._tracebacks:
-                lines = traceback.format_exception(*record.exc_info)
-                parts.append(f"traceback={_quoted(''.join(lines)[-MAX_TRACEBACK:])}")
+        parts = [_time_of(record), _level_of(record), _message_of(record)]
+        parts.extend(f"{key}={format_value(value)}" for key, value in _fields_of(record))
+        if self._tracebacks and (told := _traceback_of(record)):
+            parts.append(f"traceback={_quoted(told)}")
         return " ".join(parts)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, in ASCII, with the fields of LogfmtFormatter after time, level and message."""
+
+    def __init__(self, *, tracebacks: bool = False) -> None:
+        super().__init__()
+        self._tracebacks = tracebacks
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format the record; never raises, whatever was passed as argument or field."""
+        told: dict[str, str | int] = {
+            "time": _time_of(record),
+            "level": _level_of(record),
+            "message": _strict(_raw_message_of(record)[:MAX_MESSAGE]),
+        }
+        if self._tracebacks and (text := _traceback_of(record)):
+            told["traceback"] = _strict(text)
+        for key, value in _fields_of(record):
+            name = key
+            while name in told:  # a second `message` would replace the first for whoever reads the line
+                name += "_"
+            told[name] = _json_value(value)
+        return _quoted(told)
 
 
 class LineHandler(logging.Handler):
@@ -82,14 +106,22 @@ class LineHandler(logging.Handler):
             pass
 
 
-def configure(level: int, stream: TextIO | None, *, tracebacks: bool = False) -> Callable[[], None]:
+_FORMATTERS: Mapping[LogFormat, Callable[..., logging.Formatter]] = {
+    LogFormat.LOGFMT: LogfmtFormatter,
+    LogFormat.JSON: JsonFormatter,
+}
+
+
+def configure(
+    level: int, stream: TextIO | None, *, log_format: LogFormat = LogFormat.LOGFMT, tracebacks: bool = False
+) -> Callable[[], None]:
     """Send our loggers' records of `level` and above to `stream`, and silence asyncssh's and asyncio's.
 
     For the command line alone: the library leaves logging as its caller set it up. Calling it
     again replaces what the last call did. Returns what puts everything back as it was.
     """
     handler = LineHandler(stream)
-    handler.setFormatter(LogfmtFormatter(tracebacks=tracebacks))
+    handler.setFormatter(_FORMATTERS[log_format](tracebacks=tracebacks))
     handlers: dict[str, logging.Handler] = dict.fromkeys(OWN_LOGGERS, handler)
     handlers |= {name: logging.NullHandler() for name in FOREIGN_LOGGERS}
     undo: list[Callable[[], None]] = []
@@ -122,12 +154,47 @@ def _time_of(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _message_of(record: logging.LogRecord) -> str:
+def _level_of(record: logging.LogRecord) -> str:
+    return _LEVEL_NAMES.get(record.levelno, record.levelname)
+
+
+def _raw_message_of(record: logging.LogRecord) -> str:
     try:
-        message = record.getMessage()
+        return record.getMessage()
     except Exception:  # a bad format string costs its arguments, not the event
-        message = str(record.msg)
-    return _NOT_IN_A_MESSAGE.sub(_escape, message[:MAX_MESSAGE])
+        return str(record.msg)
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    return _NOT_IN_A_MESSAGE.sub(_escape, _raw_message_of(record)[:MAX_MESSAGE])
+
+
+def _fields_of(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
+    """Give the fields there are; of an exception its type alone."""
+    fields: object = getattr(record, "fields", None)
+    if isinstance(fields, Mapping):
+        for key, value in fields.items():
+            if value is not None:
+                yield _NOT_IN_A_KEY.sub("_", str(key)) or "_", value
+    if record.exc_info and record.exc_info[0] is not None:
+        yield "exception", record.exc_info[0].__name__
+
+
+def _traceback_of(record: logging.LogRecord) -> str:
+    if not record.exc_info or record.exc_info[0] is None:
+        return ""
+    return "".join(traceback.format_exception(*record.exc_info))[-MAX_TRACEBACK:]
+
+
+def _json_value(value: object) -> str | int:
+    if isinstance(value, bool) or (type(value) is int and abs(value) < MAX_INTEGER):
+        return value
+    return _strict(_text_of(value)[:MAX_VALUE])
+
+
+def _strict(text: str) -> str:
+    """Replace halves of surrogate pairs: file names have them, and some readers refuse the whole line for one."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -148,5 +215,5 @@ def _text_of(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text).replace("\x7f", "\\u007f")  # DEL is ASCII, so json leaves it as it is
+def _quoted(value: str | Mapping[str, str | int]) -> str:
+    return json.dumps(value).replace("\x7f", "\\u007f")  # DEL is ASCII, so json leaves it as it is

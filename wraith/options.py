@@ -14,10 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import UsageError
 from .paths import AUTHORIZED_KEYS, IDENTITY, KNOWN_HOSTS, TLS_FOLDER, configuration_folder
 from .specs import ListenSpec, LocalForwardSpec, PermitListen, PermitOpen, RemoteForwardSpec, Scheme, SocksSpec, is_host
+
+if TYPE_CHECKING:
+    from wraith_transports.proxy import ProxyUrl  # it brings asyncio, which `wraith --help` does without
 
 DEFAULT_USER = "wraith"
 MAX_AUTH_ATTEMPTS = 10  # keys offered by one connection; an agent with more needs -i
@@ -87,20 +91,33 @@ class ServeOptions:
 
     key: KeySource | None = field(default=None, repr=False)  # default <dir>/host_ed25519, made when it is missing
     authorized_keys: KeySource = field(default_factory=lambda: default_directory() / AUTHORIZED_KEYS)
+    host_certificate: KeySource | None = None  # of the host key
+    cert_authorities: tuple[KeySource, ...] = ()  # whose user certificates are trusted
+    principals: tuple[str, ...] = ()  # that those certificates need one of; none: the user's name
+    revoked_keys: KeySource | None = None  # keys and fingerprints, one a line
     transport: Scheme = Scheme.TCP  # of the addresses that name none
     listen: tuple[ListenSpec, ...] = ()  # default every address, the transport's port
     tls: TlsServerOptions = field(default_factory=TlsServerOptions)
     permit_open: PermitOpen = field(default_factory=PermitOpen)
     permit_listen: PermitListen = field(default_factory=PermitListen)
     gateway_ports: bool = False  # remote forwards may listen beyond loopback
+    deny_private: bool = False  # no target whose address `ipaddress` does not call global
+    proxy: ProxyUrl | None = None  # connections to targets go through it; how clients come here does not change
     max_auth_attempts: int = MAX_AUTH_ATTEMPTS
     max_sessions: int = MAX_SESSIONS
     max_channels: int = MAX_CHANNELS
 
     def __post_init__(self) -> None:
+        if self.deny_private and self.proxy is not None:
+            raise UsageError("--deny-private cannot look at addresses that --proxy resolves: give one of them")
         for name in ("max_auth_attempts", "max_sessions", "max_channels"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+
+        if self.principals and not self.cert_authorities:
+            raise UsageError("--principal is about certificates: it needs --cert-authority")
+        if not all(self.principals):
+            raise UsageError("--principal needs a name")
 
     @property
     def listening(self) -> tuple[ListenSpec, ...]:
@@ -123,6 +140,7 @@ class ConnectOptions:
     user: str = DEFAULT_USER
     transport: Scheme = Scheme.TCP
     identities: tuple[KeySource, ...] = field(default=(), repr=False)  # default the agent and `default_identities`
+    certificate: KeySource | None = None  # of one of the identities; default IDENTITY-cert.pub where it exists
     known_hosts: KeySource = field(default_factory=lambda: default_directory() / KNOWN_HOSTS)
     host_key_check: HostKeyCheck = HostKeyCheck.ACCEPT_NEW
     host_keys: tuple[str, ...] = ()  # pins, SHA256:...; when given nothing else counts and nothing is recorded
@@ -131,7 +149,8 @@ class ConnectOptions:
     socks_open: bool = False  # anybody who reaches a SOCKS port that is not on loopback may use it
     forwards: tuple[LocalForwardSpec, ...] = ()
     remote_forwards: tuple[RemoteForwardSpec, ...] = ()
-    family: AddressFamily = AddressFamily.ANY
+    family: AddressFamily = AddressFamily.ANY  # of the server; with a proxy, of the proxy
+    proxy: ProxyUrl | None = None  # the connection to the server goes through it; targets are the server's to reach
     tls: TlsClientOptions = TlsClientOptions()
     exit_on_failure: bool = False
     ask_passphrase: Callable[[str], str | None] | None = field(default=None, repr=False)  # given the key's name

@@ -36,10 +36,17 @@ class RemoteForwards:
         self._announce = announce
         # What to ask for: after port 0 the number the server chose, so that it stays the same.
         self._wanted = {spec: spec.bind for spec in specs}
+        self._opened: set[RemoteForwardSpec] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def opened(self) -> list[tuple[RemoteForwardSpec, TcpBind | UnixBind]]:
+        """What the server listens on, with the real ports."""
+        return [(spec, bind) for spec, bind in self._wanted.items() if spec in self._opened]
 
     async def ask(self, session: Session) -> list[WraithError]:
         """Ask for all of them in a new session; what was refused is asked for again by `keep`."""
+        self._opened.clear()
         session.on_forwarded(self._take)
         return [error for spec in self._wanted if (error := await self._ask_for(session, spec)) is not None]
 
@@ -72,6 +79,7 @@ class RemoteForwards:
             return error
         if isinstance(bind, TcpBind):
             self._wanted[spec] = replace(bind, port=port)
+        self._opened.add(spec)
         self._announce(spec, port)
         return None
 

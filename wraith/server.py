@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,22 +16,27 @@ import asyncssh
 
 from wraith_transports import (
     AcceptorClosed,
+    Dialer,
     DirectDialer,
     DuplexStream,
     TcpAcceptor,
     TransportAcceptor,
     TransportInfo,
+    is_public,
 )
 from wraith_transports import AddressUnavailable as TransportAddressUnavailable
 from wraith_transports.tls import TlsAcceptor
 
-from .errors import AddressUnavailable
+from .errors import AddressUnavailable, UnusableFile
+from .logs import event
 from .options import ServeOptions, default_directory
 from .paths import HOST_KEY
 from .presets import PRESETS, Security
+from .served_certificate import ServedCertificate
 from .specs import ListenSpec, Scheme
 from .ssh.attach import ServerAttachment
 from .ssh.budget import SESSION_CREDIT, TOTAL_CREDIT, CreditBudget
+from .ssh.certificates import read_host_certificate
 from .ssh.client_session import close_connection
 from .ssh.connection import BoundedServerConnection
 from .ssh.key_files import fingerprint, load_or_create_host_key, load_private_key
@@ -38,7 +44,8 @@ from .ssh.key_ring import KeyRing
 from .ssh.link import SSHLink
 from .ssh.port_registry import PortRegistry
 from .ssh.server_session import ServerRules, ServerSession
-from .tls_certificate import TlsCertificate, tls_certificate
+from .ssh.session_watch import watch_sessions
+from .target_proxy import TargetProxy
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +59,9 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[str, tuple[BoundedServerConnection, SSHLink]] = {}
         self._cleanups: set[asyncio.Task[None]] = set()
+        self._sessions: dict[str, ServerSession] = {}
         self._credit = CreditBudget(TOTAL_CREDIT)
-        self._certificate: TlsCertificate | None = None
+        self._certificate: ServedCertificate | None = None
         self._attachment: ServerAttachment | None = None
         self._rules: ServerRules | None = None
         self._closed = asyncio.Event()
@@ -76,9 +84,14 @@ class Server:
         host_key = self._load_host_key()
         self.host_key_fingerprint = fingerprint(host_key)
         self._rules = ServerRules(
-            keys=KeyRing(options.authorized_keys),
+            keys=KeyRing(
+                options.authorized_keys,
+                authorities=options.cert_authorities,
+                principals=options.principals,
+                revoked_keys=options.revoked_keys,
+            ),
             permit_open=options.permit_open,
-            dialer=DirectDialer(),
+            dialer=_target_dialer(options),
             max_auth_attempts=options.max_auth_attempts,
             max_channels=options.max_channels,
             permit_listen=options.permit_listen,
@@ -87,8 +100,8 @@ class Server:
             clean_up=self._clean_up,
         )
         if any(PRESETS[spec.scheme or Scheme.TCP].security is Security.TLS for spec in options.listening):
-            self._certificate = tls_certificate(options.tls)
-        self._attachment = await ServerAttachment.create(host_key, self._credit)
+            self._certificate = ServedCertificate(options.tls)
+        self._attachment = await ServerAttachment.create(host_key, self._credit, self._load_host_certificate(host_key))
         try:
             for spec in options.listening:
                 acceptor = self._make_acceptor(spec)
@@ -101,6 +114,28 @@ class Server:
             await self._close_acceptors()
             raise
         self._tasks = [asyncio.create_task(self._accept_from(acceptor)) for acceptor in self._acceptors]
+        self._tasks.append(asyncio.create_task(watch_sessions(self._rules.keys, lambda: list(self._sessions.values()))))
+
+    def read_keys_again(self) -> None:
+        """Read authorized_keys, authorities and revoked keys, changed or not; bad lines are logged and left out."""
+        if self._rules is not None:
+            self._rules.keys.refresh(always=True)
+
+    async def reload(self) -> None:
+        """Read keys and certificates again, changed or not; what a SIGHUP asks for. Never raises UnusableFile.
+
+        What cannot be used is logged. A user's key that cannot be read lets nobody in any more; the
+        server's own keys and certificates stay as they were.
+        """
+        if self._rules is None or self._stopping:
+            return
+        self.read_keys_again()
+        try:
+            await self._renew_host_key()
+        except UnusableFile as error:
+            event(logger, logging.ERROR, "the new host key cannot be used, the old one stays", reason=error)
+        if self._certificate is not None:
+            self._certificate.reload()
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -149,13 +184,31 @@ class Server:
         self.host_key_created = loaded.created
         return loaded.key
 
+    async def _renew_host_key(self) -> None:
+        """Show the host key and its certificate as they are now to whoever connects from here on."""
+        source = self._options.key if self._options.key is not None else default_host_key()
+        host_key = load_private_key(source)  # never made anew: clients know the one there was
+        self._attachment = await ServerAttachment.create(host_key, self._credit, self._load_host_certificate(host_key))
+        if fingerprint(host_key) != self.host_key_fingerprint:
+            self.host_key_fingerprint = fingerprint(host_key)
+            event(logger, logging.WARNING, "the host key is another one now", key_fingerprint=self.host_key_fingerprint)
+
+    def _load_host_certificate(self, host_key: asyncssh.SSHKey) -> bytes | None:
+        source = self._options.host_certificate
+        if source is None:
+            return None
+        blob, certificate = read_host_certificate(source, host_key)
+        if not certificate.valid_after <= time.time() < certificate.valid_before:
+            event(logger, logging.WARNING, "the host certificate is not valid now", key_id=certificate.key_id)
+        return blob
+
     def _make_acceptor(self, spec: ListenSpec) -> TransportAcceptor:
         preset = PRESETS[spec.scheme or Scheme.TCP]
         if preset.security is Security.RAW:
             return TcpAcceptor(spec.host, spec.port)
         assert self._certificate is not None
-        context = self._certificate.context
-        return TlsAcceptor(TcpAcceptor(spec.host, spec.port, kind="tls"), lambda _hello: context)
+        certificate = self._certificate
+        return TlsAcceptor(TcpAcceptor(spec.host, spec.port, kind="tls"), lambda _hello: certificate.context())
 
     async def _close_acceptors(self) -> None:
         for acceptor in self._acceptors:
@@ -175,10 +228,12 @@ class Server:
         name = secrets.token_hex(4)
         budget = CreditBudget(SESSION_CREDIT, self._credit)
         session = ServerSession(self._rules, stream, info, name)
+        self._sessions[name] = session
         try:
             connection, link = self._attachment.start(stream, session, budget)
         except Exception:  # contained here: one connection, not the loop that accepts
             logger.exception("a session could not be started")
+            self._forget(name)
             stream.abort()
             return
         self._connections[name] = connection, link
@@ -191,6 +246,13 @@ class Server:
 
     def _forget(self, name: str) -> None:
         self._connections.pop(name, None)
+        self._sessions.pop(name, None)
+
+
+def _target_dialer(options: ServeOptions) -> Dialer:
+    if options.proxy is not None:
+        return TargetProxy(options.proxy)
+    return DirectDialer(allows=is_public if options.deny_private else None)
 
 
 def serve(options: ServeOptions) -> Server:

@@ -50,6 +50,11 @@ class SessionKeeper:
         self._changed = asyncio.Event()  # set and replaced whenever there is a session, or a reason for none
         self._why_down = OpenFailed("there is no session yet", OpenFailure.SESSION_DOWN)
 
+    @property
+    def has_session(self) -> bool:
+        """Whether there is a session now."""
+        return self._session is not None
+
     async def run(self) -> None:
         """Hold sessions until one of the errors that end the process, which is raised; cancel to stop.
 

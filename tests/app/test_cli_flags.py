@@ -16,17 +16,24 @@ from wraith.cli import connecting, main, serving
 from wraith.cli.app import app
 from wraith.cli.flags import Verbosity
 from wraith.errors import ExitCode
+from wraith.logs import LogFormat
 from wraith.options import AddressFamily, ConnectOptions, HostKeyCheck, ServeOptions
-from wraith.specs import ListenSpec, LocalForwardSpec, AddressPattern, Scheme, SocksSpec, TcpBind, UnixBind
+from wraith.specs import AddressPattern, ListenSpec, LocalForwardSpec, Scheme, SocksSpec, TcpBind, TcpTarget, UnixBind
+from wraith_transports.proxy import ProxyScheme, ProxyUrl
 
 PIN = "sha256//" + "A" * 43 + "="
 FINGERPRINT = "SHA256:" + "a" * 43
 OTHER_FINGERPRINT = "SHA256:" + "b" * 43
 
 FLAGS = {
-    "serve": "--key --authorized-keys --transport --listen --tls-cert --tls-key --permit-open --log-level -q -v",
-    "connect": "--server --transport -i --identity -l --user --known-hosts --host-key-check --host-key -D --socks5 "
-    "--no-socks5 --socks5-auth-file --socks5-open -L --forward -4 -6 --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
+    "serve": "--key --host-certificate --authorized-keys --cert-authority --principal --revoked-keys "
+    "--transport --listen --tls-cert --tls-key --permit-open --permit-listen --gateway-ports --deny-private --proxy "
+    "--log-format --log-level -q -v",
+    "connect": "--server --transport -i --identity --certificate "
+    "-l --user --known-hosts --host-key-check --host-key -D --socks5 "
+    "--no-socks5 --socks5-auth-file --socks5-open -L --forward -R --remote-forward -W --stdio -4 -6 --proxy "
+    "--tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure "
+    "--log-format --log-level -q -v",
     "keygen": "-f --file --force -C --comment -N --passphrase",
     "id": "",
     "demo": "--keep",
@@ -96,6 +103,7 @@ CONNECT_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ConnectOptio
         lambda o: o.identities,
         (Path("a"), Path("b c")),
     ),
+    ("certificate", ["h", "--certificate", "c"], {"WRAITH_CERTIFICATE": "c"}, lambda o: o.certificate, Path("c")),
     ("user", ["h", "-l", "me"], {"WRAITH_USER": "me"}, lambda o: o.user, "me"),
     ("known-hosts", ["h", "--known-hosts", "k"], {"WRAITH_KNOWN_HOSTS": "k"}, lambda o: o.known_hosts, Path("k")),
     (
@@ -143,6 +151,13 @@ CONNECT_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ConnectOptio
     ),
     ("4", ["h", "-4"], {"WRAITH_4": "true"}, lambda o: o.family, AddressFamily.IPV4),
     ("6", ["h", "-6"], {"WRAITH_6": "yes"}, lambda o: o.family, AddressFamily.IPV6),
+    (
+        "proxy",
+        ["h", "--proxy", "socks5h://me:p%40w@p"],
+        {"WRAITH_PROXY": "socks5h://me:p%40w@p"},
+        lambda o: o.proxy,
+        ProxyUrl(ProxyScheme.SOCKS5H, "p", 1080, "me", "p@w"),
+    ),
     (
         "tls-server-name",
         ["tls://h", "--tls-server-name", "n"],
@@ -195,6 +210,21 @@ SERVE_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ServeOptions],
         lambda o: o.authorized_keys,
         Path("a"),
     ),
+    (
+        "host-certificate",
+        ["--host-certificate", "c"],
+        {"WRAITH_HOST_CERTIFICATE": "c"},
+        lambda o: o.host_certificate,
+        Path("c"),
+    ),
+    (
+        "certificates",
+        ["--cert-authority", "a", "--cert-authority", "b c", "--principal", "p", "--principal", "q"],
+        {"WRAITH_CERT_AUTHORITY": f"a{os.pathsep}{os.pathsep}b c", "WRAITH_PRINCIPAL": "p q"},
+        lambda o: (o.cert_authorities, o.principals),
+        ((Path("a"), Path("b c")), ("p", "q")),
+    ),
+    ("revoked-keys", ["--revoked-keys", "r"], {"WRAITH_REVOKED_KEYS": "r"}, lambda o: o.revoked_keys, Path("r")),
     ("transport", ["--transport", "tls"], {"WRAITH_TRANSPORT": "tls"}, lambda o: o.transport, Scheme.TLS),
     (
         "listen",
@@ -216,6 +246,13 @@ SERVE_CASES: list[tuple[str, list[str], dict[str, str], Callable[[ServeOptions],
         {"WRAITH_PERMIT_OPEN": "a:1 *:2"},
         lambda o: o.permit_open.patterns,
         (AddressPattern("a", 1), AddressPattern(None, 2)),
+    ),
+    (
+        "proxy",
+        ["--proxy", "http://[::1]:3128"],
+        {"WRAITH_PROXY": "http://[::1]:3128"},
+        lambda o: o.proxy,
+        ProxyUrl(ProxyScheme.HTTP, "::1", 3128),
     ),
 ]
 
@@ -243,8 +280,9 @@ def test_serve_takes_each_flag_from_the_command_line_or_the_environment(
 
 
 def test_every_flag_of_both_commands_is_tried_above() -> None:
-    tried = {case[0] for case in CONNECT_CASES} | {"log-level", "q", "v"}
-    tried |= {case[0] for case in SERVE_CASES} - {"tls"} | {"tls-cert", "tls-key"}
+    tried = {case[0] for case in CONNECT_CASES} | {"log-format", "log-level", "q", "v"}
+    tried |= {case[0] for case in SERVE_CASES} - {"tls", "certificates"}
+    tried |= {"tls-cert", "tls-key", "cert-authority", "principal"}
     aliases = {"i", "l", "D", "L"}
     flags = {flag.lstrip("-") for command in ("serve", "connect") for flag in FLAGS[command].split()}
     assert flags - aliases == tried
@@ -264,6 +302,8 @@ def test_every_flag_of_both_commands_is_tried_above() -> None:
         (["connect", "h"], {}, logging.WARNING, False, False),
         (["connect", "h", "-v"], {}, logging.INFO, False, False),
         (["connect", "h", "-vv"], {}, logging.DEBUG, False, True),
+        (["connect", "h", "-v", "--log-level", "error"], {}, logging.ERROR, False, False),
+        (["connect", "h"], {"WRAITH_LOG_LEVEL": "info"}, logging.INFO, False, False),
         (["connect", "h", "-q"], {}, logging.ERROR, True, False),
         (["connect", "h"], {"WRAITH_V": "2"}, logging.DEBUG, False, True),
         (["connect", "h"], {"WRAITH_Q": "1"}, logging.ERROR, True, False),
@@ -284,6 +324,17 @@ def test_how_much_is_said(
         monkeypatch.setenv(name, value)
     assert main(arguments) == 0
     assert told.verbosity == Verbosity(level, quiet, tracebacks)
+
+
+@pytest.mark.parametrize("command", [["serve"], ["connect", "h"]])
+def test_the_form_of_the_log_can_be_chosen(command: list[str], told: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(command) == 0
+    assert told.verbosity.log_format is LogFormat.LOGFMT
+    assert main([*command, "--log-format", "json"]) == 0
+    assert told.verbosity.log_format is LogFormat.JSON
+    monkeypatch.setenv("WRAITH_LOG_FORMAT", "json")
+    assert main(command) == 0
+    assert told.verbosity.log_format is LogFormat.JSON
 
 
 @pytest.mark.parametrize(
@@ -360,8 +411,11 @@ def test_an_unknown_host_key_is_asked_about_only_where_there_is_a_terminal(
         (["connect", "h", "--host-key", "x"], "--host-key"),
         (["connect", "h", "--transport", "quic"], "'quic' is not one of 'tcp', 'tls'"),
         (["connect", "h", "--host-key-check", "no"], "'no' is not one of"),
-        (["connect", "h", "--proxy", "socks5://p"], "no such option: --proxy"),
-        (["connect", "h", "--log-level", "debug"], "no such option: --log-level"),
+        (["connect", "h", "--proxy", "p:1080"], "--proxy: the proxy needs a scheme"),
+        (["connect", "h", "--proxy", "https://p"], "--proxy: https:// is no proxy that can be used"),
+        (["serve", "--proxy", "socks5://p:x"], "--proxy: the proxy's port"),
+        (["connect", "h", "--log-level", "loud"], "'loud' is not one of"),
+        (["connect", "h", "--log-format", "xml"], "'xml' is not one of"),
         (["serve", "extra"], "unexpected extra argument"),
         (["serve", "--listen", "1"], "--listen 1"),
         (["serve", "--permit-open", "h"], "--permit-open h"),
@@ -391,6 +445,7 @@ def test_a_wrong_flag_is_one_line_with_a_hint_and_exit_code_2(
         ({"WRAITH_4": "perhaps"}, "'-4'"),
         ({"WRAITH_FORWARD": "1:2"}, "1:2"),
         ({"WRAITH_4": "1", "WRAITH_6": "1"}, "-4 and -6"),
+        ({"WRAITH_PROXY": "p:1080"}, "--proxy: the proxy needs a scheme"),
     ],
 )
 def test_a_wrong_variable_is_a_usage_error_too(
@@ -404,3 +459,35 @@ def test_a_wrong_variable_is_a_usage_error_too(
         monkeypatch.setenv(name, value)
     assert main(["connect", "h"]) == ExitCode.USAGE
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "url", ["me:s3cr3t@p", "socks5://me:s3cr3t/x@p", "socks5://me:s3cr3t@p:x", "http://s3cr3t%z@p"]
+)
+def test_a_wrong_proxy_shows_no_password_not_even_with_tracebacks(
+    url: str, told: Captured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["connect", "h"], ["serve"]):
+        assert main([*command, "-vv", "--proxy", url]) == ExitCode.USAGE
+        assert "s3cr3t" not in "".join(capsys.readouterr())
+
+
+def test_each_side_says_what_goes_through_its_proxy(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, meaning in (("connect", "Reach the server through this proxy"), ("serve", "Open targets through")):
+        assert main([command, "--help"]) == 0
+        assert meaning in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "SOCKS_PROXY"])
+def test_the_proxy_variables_of_other_programs_are_not_read(
+    name: str, told: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "socks5://127.0.0.1:1")
+    for command in (["connect", "h"], ["serve"]):
+        assert main(command) == 0
+        assert told.options.proxy is None
+
+
+def test_principals_need_an_authority(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--principal", "me"]) == 2
+    assert "--principal is about certificates: it needs --cert-authority" in capsys.readouterr().err

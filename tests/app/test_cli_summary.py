@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def test_serve_says_where_it_listens_and_by_which_key_it_is_known() -> None:
     assert "/etc/wraith/authorized_keys" in text
     assert "(new)" not in text
     assert "(new)" in replace(SERVES, host_key_is_new=True).text()
+
+
+def test_a_proxy_is_named_with_what_goes_through_it() -> None:
+    assert "targets through  http://p:3128" in replace(SERVES, proxy="http://p:3128").text()
+    connected = ConnectSummary("tcp://h:22", [], [], proxy="socks5h://p:1080").text()
+    assert re.search(r"through +socks5h://p:1080", connected)
+    assert "through" not in SERVES.text() + ConnectSummary("tcp://h:22", [], []).text()
 
 
 def test_serve_says_who_may_log_in_only_when_nobody_may() -> None:

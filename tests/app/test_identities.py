@@ -74,7 +74,11 @@ class Home:
         self.ssh = path / ".ssh"
 
     async def load(
-        self, *explicit: Path | bytes, agent: Path | str | None = None, ask: Person | None = None
+        self,
+        *explicit: Path | bytes,
+        agent: Path | str | None = None,
+        ask: Person | None = None,
+        certificate: Path | None = None,
     ) -> Identities:
         return await load_identities(
             explicit,
@@ -82,6 +86,7 @@ class Home:
             home=self.path,
             agent_socket=None if agent is None else str(agent),
             ask_passphrase=ask,
+            certificate=certificate,
         )
 
     def offered(self, *explicit: Path | bytes, agent: Path | str | None = None, ask: Person | None = None) -> list[str]:
@@ -202,27 +207,74 @@ def test_a_public_key_without_an_agent_that_has_it_is_an_error(home: Home, agent
             home.offered(home.path / "key.pub", agent=socket)
 
 
-def test_certificates_are_never_offered(home: Home, agent: Agent) -> None:
+def certify(key: Path, authority: Path) -> Path:
+    [program] = need("ssh-keygen")
+    public = key.with_name(key.name + ".pub")
+    command: list[str | Path] = [program, "-q", "-s", authority, "-I", "me", "-n", "wraith", public]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return key.with_name(key.name + "-cert.pub")
+
+
+async def types(home: Home, *explicit: Path, agent: Path | None = None, certificate: Path | None = None) -> list[str]:
+    found = await home.load(*explicit, agent=agent, certificate=certificate)
+    await found.aclose()
+    options = asyncssh.SSHClientConnectionOptions(client_keys=found.client_keys, config=None, agent_path=None)
+    assert options.client_keys is not None
+    return [pair.get_algorithm() for pair in options.client_keys]
+
+
+CERTIFIED = ["ssh-ed25519-cert-v01@openssh.com", "ssh-ed25519"]
+
+
+def test_a_certificate_beside_a_key_is_offered_before_it(home: Home, agent: Agent) -> None:
+    authority, key = make(home.path / "authority"), make(home.ssh / "id_ed25519")
+    certify(key, authority)
+    assert run(types(home)) == CERTIFIED
+    assert run(types(home, key)) == CERTIFIED
+    agent.add(key)  # adds the certificate too
+    assert sorted(run(types(home, agent=agent.socket))) == sorted(CERTIFIED)
+    assert run(types(home, key.with_name("id_ed25519.pub"), agent=agent.socket)) == CERTIFIED
+
+
+def test_a_chosen_certificate_replaces_the_one_beside_the_key(home: Home) -> None:
+    authority, key = make(home.path / "authority"), make(home.ssh / "id_ed25519")
+    other = make(home.path / "other")
+    chosen = certify(other, authority)
+    certify(key, authority)
+    assert run(types(home, key, other, certificate=chosen)) == ["ssh-ed25519", *CERTIFIED]
+    with pytest.raises(UnusableFile, match=r"other-cert\.pub is for a key that is not offered .*: name it with -i"):
+        run(home.load(key, certificate=chosen))
+
+
+def test_a_certificate_waits_for_the_passphrase_of_its_key(home: Home) -> None:
+    authority, key = make(home.path / "authority"), make(home.ssh / "id_ed25519", passphrase=SECRET)
+    certify(key, authority)
+    person = Person()
+    certified, plain = run(home.load(key, ask=person)).key_pairs
+    assert not person.asked
+    certified.set_sig_algorithm(b"ssh-ed25519")
+    assert certified.sign(b"data") == plain.sign(b"data")
+    assert person.asked == ["id_ed25519"]
+
+
+def test_a_chosen_certificate_must_be_one(home: Home) -> None:
     authority, key = make(home.path / "authority"), make(home.ssh / "id_ed25519")
     [program] = need("ssh-keygen")
-    subprocess.run(
-        [program, "-q", "-s", authority, "-I", "me", "-n", "wraith", key.with_name("id_ed25519.pub")],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    assert key.with_name("id_ed25519-cert.pub").exists()
-    agent.add(key)  # adds the certificate too
+    with pytest.raises(UnusableFile, match="there is no such file"):
+        run(home.load(key, certificate=home.path / "none"))
+    with pytest.raises(UnusableFile, match="is not an OpenSSH certificate"):
+        run(home.load(key, certificate=key.with_name("id_ed25519.pub")))
+    public = authority.with_name("authority.pub")
+    command: list[str | Path] = [program, "-q", "-s", authority, "-h", "-I", "me", "-n", "host", public]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    with pytest.raises(UnusableFile, match="is for a host"):
+        run(home.load(key, certificate=home.path / "authority-cert.pub"))
 
-    async def types(*explicit: Path) -> list[str]:
-        found = await home.load(*explicit, agent=agent.socket)
-        await found.aclose()
-        options = asyncssh.SSHClientConnectionOptions(client_keys=found.client_keys, config=None, agent_path=None)
-        assert options.client_keys is not None
-        return [pair.get_algorithm() for pair in options.client_keys]
 
-    assert run(types()) == ["ssh-ed25519"]
-    assert run(types(key)) == ["ssh-ed25519"]
+def test_a_broken_certificate_beside_a_key_is_left_and_said(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    make(home.ssh / "id_ed25519").with_name("id_ed25519-cert.pub").write_text("nonsense")
+    assert run(types(home)) == ["ssh-ed25519"]
+    assert "certificate not offered" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "refuses", "garbage"])

@@ -19,7 +19,7 @@ from wraith.options import (
     default_directory,
     default_identities,
 )
-from wraith.specs import ListenSpec, Scheme
+from wraith.specs import ListenSpec, Scheme, parse_proxy
 
 PIN = "sha256//" + base64.b64encode(bytes(32)).decode()
 FINGERPRINT = "SHA256:" + "a" * 43
@@ -129,3 +129,15 @@ def test_no_secret_is_shown() -> None:
     )
     assert "hunter2" not in shown
     assert "public" in shown
+
+
+def test_a_proxys_user_and_password_are_not_shown_by_options() -> None:
+    proxy = parse_proxy("socks5h://s3cr3tuser:s3cr3t@proxy")
+    for options in (ConnectOptions("h", proxy=proxy), ServeOptions(proxy=proxy)):
+        assert "proxy" in repr(options)
+        assert "s3cr3t" not in f"{options!r} {options}"
+
+
+def test_a_proxy_that_cannot_be_read_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="--proxy: ftp:// is no proxy"):
+        parse_proxy("ftp://me:s3cr3t@proxy")

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from .addresses import format_address, is_numeric, unmapped
+from .addresses import format_address, is_numeric, is_public, unmapped
 from .base import StreamBase
-from .errors import AcceptorClosed, AddressUnavailable, DialError, DialFailure, FailureKind, TransportError
+from .errors import (
+    AcceptorClosed,
+    AddressUnavailable,
+    DialError,
+    DialFailure,
+    FailureKind,
+    ProxyFailed,
+    ProxyFailure,
+    ProxySchemeUnknown,
+    ProxyUrlInvalid,
+    TransportError,
+)
 from .head import HeadError, read_head
 from .memory import MemoryAcceptor, MemoryTransport, memory_pair
 from .queued import QueuedStream
@@ -42,6 +53,10 @@ __all__ = [
     "HeadError",
     "MemoryAcceptor",
     "MemoryTransport",
+    "ProxyFailed",
+    "ProxyFailure",
+    "ProxySchemeUnknown",
+    "ProxyUrlInvalid",
     "QueuedStream",
     "StreamBase",
     "StreamProtocol",
@@ -57,6 +72,7 @@ __all__ = [
     "TransportInfo",
     "format_address",
     "is_numeric",
+    "is_public",
     "memory_pair",
     "read_buffer",
     "read_head",

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any
 
 Address = tuple[str, int]
+
+# Underscores are not in RFC 1123, but names in use have them.
+_NAME = re.compile(r"(?=.{1,255}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 
 
 def format_address(host: str, port: int) -> str:
@@ -41,3 +45,29 @@ def is_numeric(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_name(host: str) -> bool:
+    """Whether host can be asked of another machine as a name: ASCII, labels of 1 to 63, 255 in all."""
+    return _NAME.fullmatch(host) is not None
+
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052, 2.1
+
+
+def is_public(host: str) -> bool:
+    """Whether a numeric address is one that `ipaddress` calls global.
+
+    IPv4 addresses within IPv6 ones (mapped, NAT64, 6to4) are judged as what they lead to.
+    """
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+    return address.is_global and not address.is_multicast

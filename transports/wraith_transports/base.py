@@ -44,6 +44,7 @@ class StreamBase(ABC):
         self._aborted = False
         self._gone = False
         self._fault_seen: Exception | None = None
+        self._unattached_timeout_s = unattached_timeout_s
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(unattached_timeout_s, self.abort)
         self._attached = False
 
@@ -107,6 +108,14 @@ class StreamBase(ABC):
         self._inbox.attach(protocol, unread)
         if not self._gone:
             self._announce_write_state()
+
+    def hold(self, unread: bytes = b"") -> None:
+        """Take the stream back from its protocol."""
+        if self._attached:
+            self._attached = False
+            if not self.is_closing():
+                self._timer = self._loop.call_later(self._unattached_timeout_s, self.abort)
+        self._inbox.hold(unread)
 
     def writelines(self, parts: Iterable[Buffer]) -> None:
         """Send the parts in order."""

@@ -50,6 +50,38 @@ class DialError(TransportError):
         self.reason = reason
 
 
+class ProxyUrlInvalid(TransportError):
+    """A proxy's URL cannot be read. The text repeats nothing of it that may be a password."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, FailureKind.CONFIGURATION)
+
+
+class ProxySchemeUnknown(ProxyUrlInvalid):
+    """A proxy's URL has no scheme, or one of a kind of proxy that is not supported."""
+
+
+class ProxyFailure(Enum):
+    """What went wrong with a proxy, or what it said."""
+
+    UNREACHABLE = "unreachable"  # no connection to the proxy itself
+    BAD_CREDENTIALS = "bad-credentials"  # it wants a user and password, or others
+    BAD_ANSWER = "bad-answer"  # it closed, or answered what no such proxy answers
+    NO_ANSWER = "no-answer"  # in time; most often the target is what is slow
+    REFUSED = "refused"  # it did not connect to the target, and said so
+
+
+class ProxyFailed(DialError):
+    """A proxy did not make the connection.
+
+    `reason` is the target's failure as the proxy told it, and OTHER where the proxy itself failed.
+    """
+
+    def __init__(self, message: str, failure: ProxyFailure, reason: DialFailure = DialFailure.OTHER) -> None:
+        super().__init__(message, reason)
+        self.failure = failure
+
+
 class AddressUnavailable(TransportError):
     """A listening address is in use, not ours, or needs privileges."""
 

@@ -126,6 +126,14 @@ class Inbox:
             self._fault(error)
         self._schedule()
 
+    def hold(self, unread: bytes) -> None:
+        """Have no receiver again; see DuplexStream.hold."""
+        self._protocol = self._reader = None
+        self._paused = self._eof_told = self._lost_told = False
+        if unread and not self._discarding:
+            self._held[:0] = unread
+        self._schedule()
+
     def pause(self) -> None:
         """Hold what arrives from here on."""
         self._paused = True

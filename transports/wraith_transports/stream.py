@@ -45,6 +45,13 @@ class DuplexStream(Protocol):
         that stays unattached for UNATTACHED_TIMEOUT_S is aborted.
         """
 
+    def hold(self, unread: bytes = b"") -> None:
+        """Take the stream back from its protocol, which hears nothing more, and keep what arrives.
+
+        As before the first attach, whose rules hold again; whoever attaches next gets `unread` first.
+        For one who has spoken the opening words on a stream and returns it to a caller.
+        """
+
     def write(self, data: Buffer) -> None:
         """Send `data`, after everything written before it.
 

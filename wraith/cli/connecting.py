@@ -18,9 +18,20 @@ from wraith.options import (
     default_directory,
 )
 from wraith.paths import KNOWN_HOSTS
-from wraith.specs import Scheme, SocksSpec, Target, parse_local_forward, parse_socks, parse_target
+from wraith.specs import (
+    Scheme,
+    SocksSpec,
+    Target,
+    TcpTarget,
+    parse_local_forward,
+    parse_proxy,
+    parse_remote_forward,
+    parse_socks,
+    parse_stdio,
+    parse_target,
+)
 
-from .flags import Quiet, Verbose, Verbosity, flag, one_of, paths, typed
+from .flags import LogFormatChoice, LogLevelChoice, Quiet, Verbose, Verbosity, flag, one_of, paths, typed
 from .outcome import guarded
 from .terminal import has_terminal
 
@@ -61,6 +72,14 @@ def connect(
             "with -i the agent offers only these.",
         ),
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        flag(
+            "--certificate",
+            value="PATH",
+            text="User certificate of one of the keys. Default <identity>-cert.pub when it exists.",
+        ),
+    ] = None,
     user: Annotated[
         str | None,
         flag("-l", "--user", value="NAME", text=f"Default {DEFAULT_USER}."),
@@ -95,7 +114,7 @@ def connect(
             "-D",
             "--socks5",
             value="[ADDR:]PORT|/path.sock",
-            text="Offer a SOCKS5 proxy here; repeatable. Default 127.0.0.1:1080 when neither -D nor -L is given.",
+            text="Offer a SOCKS5 proxy here; repeatable. Default 127.0.0.1:1080 without -D, -L, -R and -W.",
         ),
     ] = None,
     no_socks5: Annotated[bool, flag("--no-socks5", text="Offer no SOCKS5 proxy.")] = False,
@@ -117,11 +136,41 @@ def connect(
             "-L",
             "--forward",
             value="[BIND:]PORT:HOST:HOSTPORT",
-            text="Carry connections to a local port to a target, as `ssh -L` does; repeatable.",
+            text="Carry connections to a local port or path to a target, as `ssh -L` does; repeatable.",
+        ),
+    ] = None,
+    remote_forward: Annotated[
+        list[str] | None,
+        flag(
+            "-R",
+            "--remote-forward",
+            value="[BIND:]PORT[:HOST:HOSTPORT]",
+            text="Have the server listen and carry connections here, as `ssh -R` does; without a target the "
+            "server's port speaks SOCKS. Port 0: the server chooses. Repeatable.",
+        ),
+    ] = None,
+    stdio: Annotated[
+        str | None,
+        flag(
+            "-W",
+            "--stdio",
+            value="HOST:PORT",
+            text="Join standard input and output to one target and nothing else: a ProxyCommand for ssh, scp, git.",
         ),
     ] = None,
     ipv4: Annotated[bool, flag("-4", text="Reach the server by IPv4 only.")] = False,
     ipv6: Annotated[bool, flag("-6", text="Reach the server by IPv6 only.")] = False,
+    proxy: Annotated[
+        str | None,
+        flag(
+            "--proxy",
+            value="URL",
+            text="Reach the server through this proxy: socks5://, socks5h:// or http://[USER:PASSWORD@]HOST[:PORT], "
+            "port 1080 when none is given. It resolves the server's name, and -4 and -6 are about the proxy then. "
+            "Targets are not concerned: for those the server has a --proxy of its own. "
+            "Other users can see a password given here; none in WRAITH_PROXY.",
+        ),
+    ] = None,
     tls_server_name: Annotated[
         str | None,
         flag("--tls-server-name", value="NAME", text="Ask for and check this name instead of HOST."),
@@ -149,9 +198,12 @@ def connect(
         bool,
         flag(
             "--exit-on-failure",
-            text="End when the connection fails (4) or the session is lost (1).",
+            text="End when the first connection fails (4), a remote forward cannot be set up (7), or the session "
+            "is lost (1), instead of trying again.",
         ),
     ] = False,
+    log_format: LogFormatChoice = None,
+    log_level: LogLevelChoice = None,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> ExitCode:
@@ -165,13 +217,14 @@ def connect(
         if offers_socks == "socks5":
             socks = tuple(parse_socks(each) for each in socks5 or ())
         else:
-            socks = () if forward or offers_socks else (SocksSpec(),)
+            socks = () if forward or remote_forward or stdio or offers_socks else (SocksSpec(),)
         options = ConnectOptions(
             host=chosen.host,
             port=chosen.port,
             user=_user(context, chosen, user),
             transport=scheme,
             identities=paths(context, "identity", identity),
+            certificate=certificate,
             known_hosts=known_hosts or default_directory() / KNOWN_HOSTS,
             host_key_check=host_key_check or (HostKeyCheck.ASK if has_terminal() else HostKeyCheck.ACCEPT_NEW),
             host_keys=tuple(host_key or ()),
@@ -179,13 +232,16 @@ def connect(
             socks_auth=socks5_auth_file,
             socks_open=socks5_open,
             forwards=tuple(parse_local_forward(each) for each in forward or ()),
+            remote_forwards=tuple(parse_remote_forward(each) for each in remote_forward or ()),
             family=_FAMILIES[one_of(context, {"ipv4": "-4", "ipv6": "-6"})],
+            proxy=parse_proxy(proxy) if proxy is not None else None,
             tls=TlsClientOptions(tls_server_name, tls_ca, tuple(tls_pin or ()), insecure)
             if _tls_counts(context, scheme)
             else TlsClientOptions(),
             exit_on_failure=exit_on_failure,
         )
-        return _run(options, Verbosity.chosen(context, logging.WARNING))
+        chosen_verbosity = Verbosity.chosen(context, logging.WARNING, log_level, log_format)
+        return _run(options, None if stdio is None else _only_target(context, stdio), chosen_verbosity)
 
     return guarded(COMMAND, work, tracebacks=verbose >= 2)
 
@@ -231,9 +287,17 @@ def _tls_counts(context: typer.Context, scheme: Scheme) -> bool:
     return False
 
 
-def _run(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
+def _only_target(context: typer.Context, text: str) -> TcpTarget:
+    """Read -W, which stands alone."""
+    for name, written in (("socks5", "-D"), ("forward", "-L"), ("remote_forward", "-R")):
+        if typed(context, name):
+            raise UsageError(f"-W joins standard input and output to one target and nothing else: leave out {written}")
+    return parse_stdio(text)
+
+
+def _run(options: ConnectOptions, target: TcpTarget | None, verbosity: Verbosity) -> ExitCode:
     try:
-        from .session import hold  # noqa: PLC0415 - asyncssh takes 0.2 s to import
+        from .session import hold, join  # noqa: PLC0415 - asyncssh takes 0.2 s to import
     except KeyboardInterrupt:
         return ExitCode.DONE
-    return hold(options, verbosity)
+    return hold(options, verbosity) if target is None else join(options, target, verbosity)

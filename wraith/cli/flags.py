@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from wraith.errors import UsageError
+from wraith.logs import LogFormat
 
 ENVIRONMENT = "Every flag can be given in the environment: WRAITH_ and its long name, as in WRAITH_LOG_LEVEL."
 
@@ -47,16 +48,30 @@ Quiet = Annotated[bool, flag("-q", text="Errors only.")]
 Verbose = Annotated[int, flag("-v", text="Say more; -vv for debugging.", count=True, show_default=False)]
 
 
+LogLevelChoice = Annotated[
+    LogLevel | None,
+    flag("--log-level", value="debug|info|warn|error", text="Default info for serve, warn for connect."),
+]
+LogFormatChoice = Annotated[LogFormat | None, flag("--log-format", value="logfmt|json", text="Default logfmt.")]
+
+
 @dataclass(frozen=True, slots=True)
 class Verbosity:
-    """How much a command says."""
+    """How much a command says, and in which form."""
 
     level: int
     quiet: bool  # no summary either
     tracebacks: bool
+    log_format: LogFormat = LogFormat.LOGFMT
 
     @classmethod
-    def chosen(cls, context: typer.Context, default: int, log_level: LogLevel | None = None) -> Verbosity:
+    def chosen(
+        cls,
+        context: typer.Context,
+        default: int,
+        log_level: LogLevel | None = None,
+        log_format: LogFormat | None = None,
+    ) -> Verbosity:
         """Read -q and -v, each -v one level below `default`. Raises UsageError for both."""
         which = one_of(context, {"quiet": "-q", "verbose": "-v"})
         steps = int(context.params["verbose"]) if which == "verbose" else 0
@@ -67,6 +82,7 @@ class Verbosity:
             level=level if log_level is None else log_level.number,
             quiet=which == "quiet",
             tracebacks=steps >= 2,
+            log_format=log_format or LogFormat.LOGFMT,
         )
 
 

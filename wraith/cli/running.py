@@ -18,12 +18,17 @@ from wraith.logs import event
 
 STOP_TIMEOUT_S = 2.0  # ending channels and disconnecting is given this long after a signal
 LOOP_VARIABLE = "WRAITH_LOOP"
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 logger = logging.getLogger(__name__)
 
 
 class Interruption:
-    """Turns the first SIGINT or SIGTERM into a cancellation, and ends the process at the second."""
+    """Turns the first SIGINT or SIGTERM into a cancellation, and ends the process at the second.
+
+    SIGHUP, the terminal's end, stops too, unless the process was started to outlive it (nohup) or
+    the command has another use for it.
+    """
 
     def __init__(self, exit_code: ExitCode) -> None:
         self.exit_code = exit_code  # of a process that a signal stopped
@@ -40,11 +45,25 @@ class Interruption:
                 loop.add_signal_handler(number, self.request)
             except NotImplementedError:  # Windows: no loop of it can, and Ctrl-C is all there is
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(self.request))
+        if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(_HANGUP, self._hang_up)
+
+    def hangups(self) -> asyncio.Event:
+        """Make SIGHUP set an event from here on, and do nothing else; also under nohup."""
+        hangup = asyncio.Event()
+        if _HANGUP is not None:
+            asyncio.get_running_loop().add_signal_handler(_HANGUP, hangup.set)
+        return hangup
 
     def request_from_terminal(self) -> None:
         """Stop, because a question was answered with Ctrl-C; the loop may hear of the same signal once more."""
         self.request()
         self._echo = True
+
+    def _hang_up(self) -> None:
+        # A shell that ends sends one, and the terminal another: that is no second wish.
+        if not self.requested:
+            self.request()
 
     def request(self) -> None:
         """Stop; called again, end at once."""

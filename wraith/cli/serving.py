@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,12 +14,12 @@ from wraith import logs
 from wraith.errors import ExitCode, UsageError
 from wraith.options import ServeOptions, TlsServerOptions, default_directory
 from wraith.paths import AUTHORIZED_KEYS
-from wraith.specs import Scheme, parse_listen, parse_permit_open
+from wraith.sd_notify import ServiceManager
+from wraith.specs import Scheme, parse_listen, parse_permit_listen, parse_permit_open, parse_proxy
 
-from .flags import LogLevel, Quiet, Verbose, Verbosity, flag, typed
+from .flags import LogFormatChoice, LogLevelChoice, Quiet, Verbose, Verbosity, flag, paths, typed
 from .outcome import guarded
-from .summary import ServeSummary
-from .terminal import say
+from .summary import ServeSummary, announce
 
 if TYPE_CHECKING:
     from wraith.server import Server
@@ -39,12 +40,40 @@ def serve(
             text="SSH host key. Default <dir>/host_ed25519, created on first start.",
         ),
     ] = None,
+    host_certificate: Annotated[
+        Path | None,
+        flag("--host-certificate", value="PATH", text="Certificate of the host key, from ssh-keygen -s CA -h."),
+    ] = None,
     authorized_keys: Annotated[
         Path | None,
         flag(
             "--authorized-keys",
             value="PATH",
             text="Who may log in. Default <dir>/authorized_keys; re-read when it changes.",
+        ),
+    ] = None,
+    cert_authority: Annotated[
+        list[Path] | None,
+        flag(
+            "--cert-authority",
+            value="PATH",
+            text="Trust user certificates signed by the keys in this file; repeatable; re-read when it changes.",
+        ),
+    ] = None,
+    principal: Annotated[
+        list[str] | None,
+        flag(
+            "--principal",
+            value="NAME",
+            text="What such a certificate has to name; repeatable. Default the user's name.",
+        ),
+    ] = None,
+    revoked_keys: Annotated[
+        Path | None,
+        flag(
+            "--revoked-keys",
+            value="PATH",
+            text="Keys or fingerprints that may not log in, one a line; re-read when it changes.",
         ),
     ] = None,
     transport: Annotated[
@@ -73,13 +102,40 @@ def serve(
         flag(
             "--permit-open",
             value="HOST:PORT",
-            text="Open only these targets, by the name as asked; repeatable, * on either side. Default any.",
+            text="Open only these targets, by the name as asked; repeatable, * on either side. Default any. "
+            "A unix socket is opened only if its path is listed here.",
         ),
     ] = None,
-    log_level: Annotated[
-        LogLevel | None,
-        flag("--log-level", value="debug|info|warn|error", text="Default info."),
+    permit_listen: Annotated[
+        list[str] | None,
+        flag(
+            "--permit-listen",
+            value="[HOST:]PORT",
+            text="Listen only here for clients' remote forwards; repeatable, * on either side. Default any port "
+            "from 1024. A unix socket is made only if its path is listed here.",
+        ),
     ] = None,
+    gateway_ports: Annotated[
+        bool,
+        flag("--gateway-ports", text="Let remote forwards listen beyond loopback."),
+    ] = False,
+    deny_private: Annotated[
+        bool,
+        flag("--deny-private", text="Open no target whose address is private, loopback or otherwise not global."),
+    ] = False,
+    proxy: Annotated[
+        str | None,
+        flag(
+            "--proxy",
+            value="URL",
+            text="Open targets through this proxy: socks5://, socks5h:// or http://[USER:PASSWORD@]HOST[:PORT], "
+            "port 1080 when none is given. It resolves the targets' names. How clients reach the server is not "
+            "concerned: for that they have a --proxy of their own. "
+            "Other users can see a password given here; none in WRAITH_PROXY.",
+        ),
+    ] = None,
+    log_format: LogFormatChoice = None,
+    log_level: LogLevelChoice = None,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> ExitCode:
@@ -90,16 +146,24 @@ def serve(
         options = ServeOptions(
             key=key,
             authorized_keys=authorized_keys or default_directory() / AUTHORIZED_KEYS,
+            host_certificate=host_certificate,
+            cert_authorities=paths(context, "cert_authority", cert_authority),
+            principals=tuple(principal or ()),
+            revoked_keys=revoked_keys,
             transport=transport or Scheme.TCP,
             listen=tuple(parse_listen(each) for each in listen or ()),
             tls=TlsServerOptions(tls_cert, tls_key),
             permit_open=parse_permit_open(permit_open or ()),
+            permit_listen=parse_permit_listen(permit_listen or ()),
+            gateway_ports=gateway_ports,
+            deny_private=deny_private,
+            proxy=parse_proxy(proxy) if proxy is not None else None,
         )
         if all(address.scheme is not Scheme.TLS for address in options.listening):
             for name, written in (("tls_cert", "--tls-cert"), ("tls_key", "--tls-key")):
                 if typed(context, name):  # in the environment it may stand for another server
                     raise UsageError(f"{written} has no use without a tls address: add --transport tls")
-        return _run(options, Verbosity.chosen(context, logging.INFO, log_level))
+        return _run(options, Verbosity.chosen(context, logging.INFO, log_level, log_format))
 
     return guarded(COMMAND, work, tracebacks=verbose >= 2)
 
@@ -108,19 +172,33 @@ def _run(options: ServeOptions, verbosity: Verbosity) -> ExitCode:
     try:
         import wraith  # noqa: PLC0415 - asyncssh takes 0.2 s to import
 
-        from .running import run  # noqa: PLC0415 - as does asyncio, a little
+        from .lifecycle import alongside, keep_told, reload_at_each  # noqa: PLC0415 - as does asyncio, a little
+        from .running import run  # noqa: PLC0415
     except KeyboardInterrupt:
         return ExitCode.DONE
 
-    async def work(_interruption: Interruption) -> ExitCode:
+    async def work(interruption: Interruption) -> ExitCode:
+        manager = ServiceManager.from_environment(os.environ, os.getpid())
+        hangup = interruption.hangups()
         async with wraith.serve(options) as server:
-            if not verbosity.quiet:
-                say(_summary(options, server).text())
-            await server.wait_closed()
+            announce(_summary(options, server), verbosity)
+            manager.ready(_status(server))
+            async with alongside(
+                keep_told(manager, lambda: _status(server)), reload_at_each(hangup, manager, server.reload)
+            ):
+                try:
+                    await server.wait_closed()
+                finally:
+                    manager.stopping()
         return ExitCode.DONE
 
-    logs.configure(verbosity.level, sys.stderr, tracebacks=verbosity.tracebacks)
+    logs.configure(verbosity.level, sys.stderr, log_format=verbosity.log_format, tracebacks=verbosity.tracebacks)
     return run(work)
+
+
+def _status(server: Server) -> str:
+    count = server.sessions
+    return f"{count} session{'' if count == 1 else 's'} on {', '.join(server.addresses)}"
 
 
 def _summary(options: ServeOptions, server: Server) -> ServeSummary:
@@ -130,6 +208,7 @@ def _summary(options: ServeOptions, server: Server) -> ServeSummary:
         host_key=server.host_key_fingerprint,
         host_key_is_new=server.host_key_created,
         tls_pin=server.tls_pin,
+        proxy=str(options.proxy) if options.proxy is not None else None,
         authorized_keys=path,
         nobody_may_log_in=path is not None and not path.exists(),
     )

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 
 import wraith
 from wraith import logs
 from wraith.errors import ExitCode
 from wraith.forward import LocalForward
+from wraith.logs import event
 from wraith.opening import DialingOpener, Opener
 from wraith.options import ConnectOptions
 from wraith.remote_forwards import RemoteForwards
+from wraith.sd_notify import ServiceManager
 from wraith.session_keeper import SessionKeeper
 from wraith.socks import Credentials, SocksListener, parse_credentials, read_credentials
 from wraith.specs import RemoteForwardSpec, TcpBind, TcpTarget, join_host_port
@@ -22,8 +25,9 @@ from wraith.stdio import StdioStream
 from wraith_transports import DirectDialer
 
 from .flags import Verbosity
+from .lifecycle import alongside, keep_told
 from .running import Interruption, run
-from .summary import ConnectSummary
+from .summary import ConnectSummary, announce
 from .terminal import Questions, has_terminal, say
 
 logger = logging.getLogger(__name__)
@@ -31,13 +35,13 @@ logger = logging.getLogger(__name__)
 
 def hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
     """Hold sessions in this process until a signal comes, or one of the errors that end it is raised."""
-    logs.configure(verbosity.level, sys.stderr, tracebacks=verbosity.tracebacks)
+    logs.configure(verbosity.level, sys.stderr, log_format=verbosity.log_format, tracebacks=verbosity.tracebacks)
     return run(lambda interruption: _hold(with_questions(options, interruption), verbosity))
 
 
 def join(options: ConnectOptions, target: TcpTarget, verbosity: Verbosity) -> ExitCode:
     """Join standard input and output to one target through one session. Raises OpenFailed if it is refused."""
-    logs.configure(verbosity.level, sys.stderr, tracebacks=verbosity.tracebacks)
+    logs.configure(verbosity.level, sys.stderr, log_format=verbosity.log_format, tracebacks=verbosity.tracebacks)
     return run(lambda interruption: _join(with_questions(options, interruption), target))
 
 
@@ -66,24 +70,28 @@ async def _join(options: ConnectOptions, target: TcpTarget) -> ExitCode:
 
 
 async def _hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
     async with contextlib.AsyncExitStack() as stack:
-        remote = RemoteForwards(
-            options.remote_forwards, DialingOpener(DirectDialer()), lambda *opened: _announce(verbosity, *opened)
-        )
-        stack.push_async_callback(remote.aclose)
-        client = _Client(options, verbosity, remote)
+        client = _Client(options, verbosity, manager)
         await client.start(stack)
-        await client.keeper.run()
+        await stack.enter_async_context(alongside(keep_told(manager, client.status)))
+        try:
+            await client.keeper.run()
+        finally:
+            manager.stopping()
     return ExitCode.DONE
 
 
 class _Client:
     """The listeners of one command, and what keeps the session they need."""
 
-    def __init__(self, options: ConnectOptions, verbosity: Verbosity, remote: RemoteForwards) -> None:
+    def __init__(self, options: ConnectOptions, verbosity: Verbosity, manager: ServiceManager) -> None:
         self._options = options
         self._verbosity = verbosity
-        self.keeper = SessionKeeper(options, forwards=remote, up=self._up)
+        self._manager = manager
+        self._server = f"{options.transport.value}://{join_host_port(options.host, options.server_port)}"
+        self._remote = RemoteForwards(options.remote_forwards, DialingOpener(DirectDialer()), self._announce)
+        self.keeper = SessionKeeper(options, forwards=self._remote, up=self._up)
         opener: Opener = self.keeper
         credentials = socks_credentials(options)
         self._proxies = [
@@ -94,31 +102,41 @@ class _Client:
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Bind everything; `stack` closes it. Raises AddressUnavailable or UsageError."""
+        stack.push_async_callback(self._remote.aclose)
         listeners: list[SocksListener | LocalForward] = [*self._proxies, *self._forwards]
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
             await listener.start()
 
+    def status(self) -> str:
+        """Say how things are, for the service manager."""
+        return f"{'connected' if self.keeper.has_session else 'not connected'} to {self._server}"
+
     def _up(self, first: bool) -> None:
-        if not first:
-            logger.warning("the session is back")
-        elif not self._verbosity.quiet:
-            say(self._summary().text())
+        if first:
+            announce(self._summary(), self._verbosity)
+            self._manager.ready(self.status())
+        else:
+            event(logger, logging.WARNING, "the session is back", server=self._server)
 
     def _summary(self) -> ConnectSummary:
         options = self._options
         return ConnectSummary(
-            server=f"{options.transport.value}://{join_host_port(options.host, options.server_port)}",
+            server=self._server,
             socks=[address for proxy in self._proxies for address in proxy.addresses()],
             forwards=[
                 (address, str(spec.target))
                 for spec, forward in zip(options.forwards, self._forwards, strict=True)
                 for address in forward.addresses()
             ],
+            remote_forwards=[
+                (str(bind), str(spec.target) if spec.target is not None else "SOCKS")
+                for spec, bind in self._remote.opened
+            ],
+            proxy=str(options.proxy) if options.proxy is not None else None,
         )
 
-
-def _announce(verbosity: Verbosity, spec: RemoteForwardSpec, port: int) -> None:
-    """Say where the server listens, as ssh does for a port that the server chose."""
-    if isinstance(spec.bind, TcpBind) and spec.bind.port == 0 and not verbosity.quiet:
-        say(f"Allocated port {port} for remote forward to {spec.target or 'SOCKS'}")
+    def _announce(self, spec: RemoteForwardSpec, port: int) -> None:
+        """Say which port the server chose, as ssh does."""
+        if isinstance(spec.bind, TcpBind) and spec.bind.port == 0 and not self._verbosity.quiet:
+            say(f"Allocated port {port} for remote forward to {spec.target or 'SOCKS'}")

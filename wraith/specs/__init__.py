@@ -29,6 +29,7 @@ from .permit import (
     parse_permit_listen,
     parse_permit_open,
 )
+from .proxy import parse_proxy
 from .target import Scheme, Target, parse_target
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "parse_open_pattern",
     "parse_permit_listen",
     "parse_permit_open",
+    "parse_proxy",
     "parse_remote_forward",
     "parse_socks",
     "parse_stdio",

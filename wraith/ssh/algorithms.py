@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import logging
 from collections.abc import Collection, Iterable
@@ -121,7 +122,7 @@ def host_key_algorithms(known_types: Collection[str] = (), *, certificates: bool
     if not certificates:
         return tuple(ordered)
     available = {name.decode("ascii") for name in get_certificate_algs()}
-    return (*(name for name in map(_certificate_name, plain) if name in available), *ordered)
+    return (*(name for name in map(certificate_name, plain) if name in available), *ordered)
 
 
 def key_type_of(signature: str) -> str:
@@ -139,9 +140,25 @@ def refuse_old_signatures(key: asyncssh.SSHKey) -> None:
     key.all_sig_algorithms = {name.encode("ascii") for name in SIGNATURES if name.encode("ascii") in key.sig_algorithms}
 
 
+def verifying_key(blob: bytes) -> asyncssh.SSHKey:
+    """Make the key that checks a peer's signatures, of SIGNATURES only, and with a touch if it is a security key.
+
+    `blob` is in RFC 4253 6.6 encoding. Raises ValueError.
+    """
+    fields = blob_fields(blob)
+    if not fields:
+        raise ValueError("not a public key")
+    key = asyncssh.import_public_key(b"%s %s" % (fields[0], base64.b64encode(blob)))
+    if key.public_data != blob:
+        raise ValueError("another encoding of the key than its own")
+    refuse_old_signatures(key)
+    key.set_touch_required(True)
+    return key
+
+
 def refuse_old_host_key_algorithms(pair: asyncssh.SSHKeyPair) -> None:
-    """Make a server's host key pair offer only algorithms of SIGNATURES: asyncssh adds ssh-rsa for RSA."""
-    offered = tuple(name.encode("ascii") for name in SIGNATURES)
+    """Make a server's host key pair offer only algorithms of SIGNATURES: asyncssh adds those with SHA-1 for RSA."""
+    offered = tuple(name.encode("ascii") for name in (*map(certificate_name, SIGNATURES), *SIGNATURES))
     pair.host_key_algorithms = tuple(name for name in offered if name in pair.host_key_algorithms)
 
 
@@ -193,6 +210,9 @@ def lists_aes(cpuinfo: str) -> bool:
     return not lists or any("aes" in names for names in lists)
 
 
-def _certificate_name(signature: str) -> str:
-    # PROTOCOL.certkeys of OpenSSH: the suffix replaces the vendor part of a name that has one.
-    return signature.removesuffix("@openssh.com") + "-cert-v01@openssh.com"
+def certificate_name(name: str) -> str:
+    """Name the certificate of a key type, or the certificate algorithm of a signature (PROTOCOL.certkeys).
+
+    The suffix replaces the vendor part of a name that has one.
+    """
+    return name.removesuffix("@openssh.com") + "-cert-v01@openssh.com"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -110,15 +111,21 @@ class ServerAttachment:
         self._owner: asyncssh.SSHServer | None = None
 
     @classmethod
-    async def create(cls, host_key: asyncssh.SSHKey, total: CreditBudget) -> ServerAttachment:
-        """Prepare; the host key's own SHA-1 signatures are not offered."""
+    async def create(
+        cls, host_key: asyncssh.SSHKey, total: CreditBudget, certificate: bytes | None = None
+    ) -> ServerAttachment:
+        """Prepare; the host key's own SHA-1 signatures are not offered.
+
+        With a `certificate` of the host key, as encoded, clients may ask for either.
+        """
         attachment = cls(total)
-        pair = asyncssh.load_keypairs([host_key])[0]
-        refuse_old_host_key_algorithms(pair)
+        pairs = asyncssh.load_keypairs([_with_certificate(host_key, certificate)])
+        for pair in pairs:
+            refuse_old_host_key_algorithms(pair)
         await asyncssh.listen(
             tunnel=attachment,
             server_factory=attachment._take_owner,
-            server_host_keys=[pair],
+            server_host_keys=list(pairs),
             server_version=version_string(),
             login_timeout=LOGIN_TIMEOUT_S,
             public_key_auth=True,
@@ -151,6 +158,13 @@ class ServerAttachment:
         owner, self._owner = self._owner, None
         assert owner is not None
         return owner
+
+
+def _with_certificate(key: asyncssh.SSHKey, certificate: bytes | None) -> Any:
+    if certificate is None:
+        return key
+    name = certificate[4 : 4 + int.from_bytes(certificate[:4], "big")]
+    return key, asyncssh.import_certificate(b"%s %s" % (name, base64.b64encode(certificate)))
 
 
 class _NoListener:

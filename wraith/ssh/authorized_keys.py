@@ -1,16 +1,16 @@
-"""The authorized_keys file: which public keys may log in."""
+"""The lines of authorized_keys: which keys may log in or sign certificates, and with which options."""
 
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import asyncssh
 
 from ..errors import UnusableFile
 from .algorithms import KEY_TYPES, blob_fields, why_unacceptable
-from .key_files import Guard, fingerprint_of, read_file
+from .key_files import fingerprint_of
+from .key_options import NO_OPTIONS, BadOption, KeyOptions, parse_key_options
 
 MAX_FILE = 4 << 20  # bytes; some 40,000 Ed25519 keys
 MAX_LINE = 16 << 10  # bytes; twice what sshd takes: an RSA key of 16384 bits takes 3 KiB
@@ -21,58 +21,21 @@ _BLANKS = " \t"  # what separates fields, as in sshd(8); no other character does
 
 @dataclass(frozen=True, slots=True)
 class AuthorizedKey:
-    """One key that may log in."""
+    """One key that may log in, or sign certificates that may."""
 
     public_data: bytes  # RFC 4253 6.6 encoding
     algorithm: str
     fingerprint: str
     comment: str
-    line: int  # counted from 1
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorizedKeys:
-    """The keys of one file, in its order."""
-
-    source: str
-    keys: tuple[AuthorizedKey, ...] = ()
-    missing: bool = False  # there is no such file yet
-    _by_data: dict[bytes, AuthorizedKey] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # Reversed: of two lines with one key the first decides, as in sshd.
-        object.__setattr__(self, "_by_data", {key.public_data: key for key in reversed(self.keys)})
-
-    def find(self, public_data: bytes) -> AuthorizedKey | None:
-        """Find the first line with this public key."""
-        return self._by_data.get(public_data)
-
-
-def load_authorized_keys(source: Path | bytes) -> AuthorizedKeys:
-    """Read and parse the file, or its content; a file that does not exist is an empty set with `missing`.
-
-    Raises UnusableFile when it cannot be read, others may write it, or a line is bad.
-    """
-    name = "authorized_keys given as bytes" if isinstance(source, bytes) else str(source)
-    try:
-        data = source if isinstance(source, bytes) else read_file(source, "authorized_keys", Guard.WRITING, MAX_FILE)
-    except UnusableFile as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return AuthorizedKeys(name, missing=True)
-        raise
-    # "replace": a comment in an old encoding must not lock everybody out; keys are ASCII.
-    return parse_authorized_keys(data.decode("utf-8-sig", "replace"), name)
-
-
-def parse_authorized_keys(text: str, source: str) -> AuthorizedKeys:
-    """Parse a whole file; `source` names it in messages. Raises UnusableFile with file:line."""
-    # Line feeds only: str.splitlines() would also break a comment at U+2028 and take what follows for a key.
-    parsed = (parse_line(line, number, source) for number, line in enumerate(text.split("\n"), 1))
-    return AuthorizedKeys(source, tuple(key for key in parsed if key is not None))
+    where: str  # file:line
+    options: KeyOptions = NO_OPTIONS
 
 
 def parse_line(line: str, number: int, source: str) -> AuthorizedKey | None:
-    """Parse one line without its line feed: a key, or None for a blank line or a comment. Raises UnusableFile."""
+    """Parse one line without its line feed: a key, or None for a blank line or a comment.
+
+    `source` names the file in messages. Raises UnusableFile with file:line.
+    """
     where = f"{source}:{number}"
     if len(line.encode("utf-8", "surrogatepass")) > MAX_LINE:
         raise UnusableFile(f"{where}: the line is longer than {MAX_LINE >> 10} KiB")
@@ -82,12 +45,30 @@ def parse_line(line: str, number: int, source: str) -> AuthorizedKey | None:
     if not line or line.startswith("#"):
         return None
     # As in sshd: a line that begins with a key type is a key; anything else begins with options.
-    if _first_word(line) not in KEY_TYPES:
-        raise UnusableFile(f"{where}: {_why_no_key(line)}")
-    return _parse_key(line, number, where)
+    if _first_word(line) in KEY_TYPES:
+        return _parse_key(line, where, NO_OPTIONS)
+    end = options_end(line)
+    if end is None:
+        raise UnusableFile(f"{where}: a quote is opened and not closed")
+    rest = line[end:].lstrip(_BLANKS)
+    if _first_word(rest) not in KEY_TYPES:
+        raise UnusableFile(f"{where}: {_why_no_key(line[:end], rest)}")
+    try:
+        options = parse_key_options(line[:end])
+    except BadOption as error:
+        raise UnusableFile(f"{where}: {error}") from error
+    return _parse_key(rest, where, options)
 
 
-def _parse_key(line: str, number: int, where: str) -> AuthorizedKey:
+def parse_authority_line(line: str, number: int, source: str) -> AuthorizedKey | None:
+    """Parse one line of a file of authorities: a key without options. Raises UnusableFile."""
+    key = parse_line(line, number, source)
+    if key is not None and key.options != NO_OPTIONS:
+        raise UnusableFile(f"{key.where}: options belong in authorized_keys; here stand public keys alone")
+    return key
+
+
+def _parse_key(line: str, where: str, options: KeyOptions) -> AuthorizedKey:
     """Parse `type base64 [comment]`."""
     algorithm, encoded, comment = _fields(line)
     try:
@@ -110,7 +91,7 @@ def _parse_key(line: str, number: int, where: str) -> AuthorizedKey:
     if key.public_data != blob:
         # Another encoding of the same numbers: no client's key would ever compare equal.
         raise UnusableFile(f"{where}: the {algorithm} key is damaged")
-    return AuthorizedKey(blob, algorithm, fingerprint_of(blob), comment, number)
+    return AuthorizedKey(blob, algorithm, fingerprint_of(blob), comment, where, options)
 
 
 def _fields(line: str) -> tuple[str, str, str]:
@@ -130,16 +111,13 @@ def _partition_blank(text: str) -> tuple[str, str, str]:
     return text[:end], text[end : len(text) - len(rest)], rest
 
 
-def _why_no_key(line: str) -> str:
-    end = options_end(line)
-    if end is None:
-        return "a quote is opened and not closed"
-    options, rest = line[:end], line[end:].lstrip(_BLANKS)
-    if _first_word(rest) in KEY_TYPES:
-        return f"the option {_shown(option_name(options))} is used, and options are not supported yet"
+def _why_no_key(options: str, rest: str) -> str:
     # Every public key's encoding begins with the length of its type's name, so three zero bytes.
     if rest.startswith("AAAA"):
         return f"the key type {_shown(options)} is not accepted"
+    second, _, encoded = _partition_blank(rest)
+    if encoded.startswith("AAAA"):
+        return f"the key type {_shown(second)} is not accepted"
     return "neither a key nor options with a key"
 
 
@@ -156,12 +134,6 @@ def options_end(line: str) -> int | None:
             quoted = not quoted
         at += 1
     return None if quoted else at
-
-
-def option_name(options: str) -> str:
-    """Give the name of the first option, as written."""
-    end = next((at for at, character in enumerate(options) if character in '=,"'), len(options))
-    return options[:end]
 
 
 def _shown(text: str) -> str:

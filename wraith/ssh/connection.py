@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import asyncssh
 from asyncssh.connection import SSHConnection
 from asyncssh.constants import MSG_REQUEST_SUCCESS
+from asyncssh.packet import String
 
 from ..errors import WraithError
 from .budget import CreditBudget
@@ -35,9 +36,11 @@ _CONNECTION_NAMES = (
     "_inpbuf",
     "_kex_complete",
     "_max_recv_pktlen",
+    "_owner",
     "_recv_encryption",
     "_rekey_bytes_sent",
     "_server_version",
+    "_session_id",
     "_transport",
 )
 _METHOD_NAMES = (
@@ -57,6 +60,7 @@ _METHOD_NAMES = (
     "send_newkeys",
     "send_packet",
 )
+_SERVER_METHOD_NAMES = ("validate_public_key",)
 
 
 class IncompatibleLibrary(WraithError):
@@ -215,8 +219,34 @@ class BoundedClientConnection(ClientForwardRequests, BoundedConnection, asyncssh
     """The client's side."""
 
 
+class KeyJudge(Protocol):
+    """What a server's owner decides about a login."""
+
+    def key_offered(self, user: str, blob: bytes) -> asyncssh.SSHKey | None:
+        """Judge a public key or certificate: the key that its signature has to fit, or None for a refusal."""
+        ...
+
+    def key_proven(self, blob: bytes, proven: bool) -> None:
+        """Take note whether the signature of what was offered fits."""
+        ...
+
+
 class BoundedServerConnection(ServerForwardRequests, BoundedConnection, asyncssh.SSHServerConnection):
     """The server's side."""
+
+    async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
+        """Let the owner judge what is offered (asyncssh calls this, with a `msg` when it is signed).
+
+        asyncssh's own judgement is left out: it would decide on certificates by itself.
+        """
+        judge = cast("KeyJudge", self._owner)
+        key = judge.key_offered(username, key_data)
+        if key is None or not msg:
+            return key is not None
+        # RFC 4252, section 7: the session identifier is signed along with the request.
+        proven = key.verify(String(self._session_id) + msg, signature)
+        judge.key_proven(key_data, proven)
+        return proven
 
 
 def bound(connection: SSHConnection, budget: CreditBudget) -> BoundedConnection:
@@ -239,6 +269,8 @@ def bound(connection: SSHConnection, budget: CreditBudget) -> BoundedConnection:
 def check_library() -> None:
     """Raise IncompatibleLibrary if asyncssh lacks what the bounds depend on."""
     missing = [name for name in _METHOD_NAMES if not callable(getattr(SSHConnection, name, None))]
+    server = asyncssh.SSHServerConnection
+    missing += [name for name in _SERVER_METHOD_NAMES if not callable(getattr(server, name, None))]
     if missing:
         raise _incompatible(missing)
 

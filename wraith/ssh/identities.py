@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,21 @@ from ..errors import UnusableFile
 from ..logs import event
 from ..paths import IDENTITY
 from .algorithms import why_unacceptable
-from .key_files import MAX_KEY_FILE, AskPassphrase, Guard, PrivateKeyFile, read_file, read_private_key
+from .certificates import is_certificate, read_user_certificate
+from .key_files import (
+    MAX_KEY_FILE,
+    AskPassphrase,
+    Guard,
+    PrivateKeyFile,
+    fingerprint_of,
+    read_file,
+    read_private_key,
+)
 
 HOME_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")  # in ~/.ssh
 AGENT_TIMEOUT_S = 2.0  # to list its keys; an agent answers at once or is dead (a socket forwarded by a lost session)
+
+NamedCertificate = tuple[str, asyncssh.SSHCertificate]  # the name is for messages
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +40,8 @@ class LockedKeyPair(asyncssh.SSHKeyPair):
 
     The question blocks the loop's thread. `required` says what giving up means: UnusableFile, which
     ends the connection, or ValueError, after which asyncssh offers the next key. Once unlocked it
-    stays so; once given up it is not asked again.
+    stays so; once given up it is not asked again. A shallow copy shares that, and may have another
+    certificate.
     """
 
     _key_type = "local"
@@ -38,26 +51,42 @@ class LockedKeyPair(asyncssh.SSHKeyPair):
         super().__init__(
             public.algorithm, public.algorithm, public.sig_algorithms, public.sig_algorithms, file.public_blob, None
         )
-        self._file = file
-        self._ask_passphrase = ask_passphrase
+        self._lock = _Lock(file, ask_passphrase)
         self._required = required
-        self._key: asyncssh.SSHKey | None = None
-        self._failure: UnusableFile | None = None
 
     def sign(self, data: bytes) -> bytes:
         """Sign, after unlocking the key if it still is locked."""
-        if self._key is None and self._failure is None:
+        try:
+            key = self._lock.opened(warn=not self._required)
+        except UnusableFile as error:
+            if self._required:
+                raise
+            raise asyncssh.KeyImportError("the key stays locked") from error
+        return key.sign(data, self.sig_algorithm)
+
+
+class _Lock:
+    """A locked key and what became of the question."""
+
+    def __init__(self, file: PrivateKeyFile, ask_passphrase: AskPassphrase) -> None:
+        self._file = file
+        self._ask_passphrase = ask_passphrase
+        self._key: asyncssh.SSHKey | None = None
+        self._failure: UnusableFile | None = None
+
+    def opened(self, *, warn: bool) -> asyncssh.SSHKey:
+        """Give the key. Raises UnusableFile, always the same one once it has."""
+        if self._failure is not None:
+            raise self._failure
+        if self._key is None:
             try:
                 self._key = self._file.unlock(self._ask_passphrase)
             except UnusableFile as error:
                 self._failure = error
-                if not self._required:
+                if warn:
                     event(_log, logging.WARNING, "key not offered", reason=error)
-        if self._key is None:
-            if self._required and self._failure is not None:
-                raise self._failure
-            raise asyncssh.KeyImportError("the key stays locked")
-        return self._key.sign(data, self.sig_algorithm)
+                raise
+        return self._key
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +127,30 @@ async def load_identities(
     home: Path | None,
     agent_socket: str | None,
     ask_passphrase: AskPassphrase | None,
+    certificate: Path | bytes | None = None,
 ) -> Identities:
     """Find the keys to offer.
 
     With `explicit` ones (`-i`; paths, or private keys as bytes) only those, from the agent where the
-    file is locked or holds the public half alone; else the agent's, then `folder`/id_ed25519, then
-    ~/.ssh/id_ed25519, id_ecdsa and id_rsa as exist. No certificate is ever offered, neither an
-    agent's nor the one in a `-cert.pub` beside a key. `agent_socket` is SSH_AUTH_SOCK; an agent that
-    does not answer counts as none. `ask_passphrase` None: nobody can be asked.
+    file is locked or holds the public half alone; else the agent's, its certificates too, then
+    `folder`/id_ed25519, then ~/.ssh/id_ed25519, id_ecdsa and id_rsa as exist. The `certificate` is
+    offered before its key; without one those in a `-cert.pub` beside a key's file are.
+    `agent_socket` is SSH_AUTH_SOCK; an agent that does not answer counts as none. `ask_passphrase`
+    None: nobody can be asked.
 
-    Raises UnusableFile: an explicit key or wraith's own that cannot be used, or no key at all.
+    Raises UnusableFile: an explicit key, certificate or wraith's own key that cannot be used, or no
+    key at all.
     """
+    chosen = [read_user_certificate(certificate)] if certificate is not None else None
     if explicit:
         wanted = [_read_explicit(source) for source in explicit]
         # The agent is left alone when no key needs it.
         needs_agent = any(each.file is None or each.file.locked for each in wanted)
         agent, held = await _ask_agent(agent_socket if needs_agent else None)
         try:
-            return Identities(offers_of_explicit(wanted, held, ask_passphrase), agent)
+            offers = offers_of_explicit(wanted, held, ask_passphrase)
+            beside = [source for source in explicit if isinstance(source, Path)]
+            return Identities(_with_certificates(offers, chosen, beside), agent)
         except UnusableFile:
             await _hang_up(agent)
             raise
@@ -128,7 +163,11 @@ async def load_identities(
         raise UnusableFile(f"no key to offer{f' ({reason})' if reason else ''}; make one with: wraith keygen")
     for reason in locked:
         event(_log, logging.INFO, "key not offered", reason=reason)
-    return Identities(offers, agent)
+    try:
+        return Identities(_with_certificates(offers, chosen, _default_paths(folder, home)), agent)
+    except UnusableFile:
+        await _hang_up(agent)
+        raise
 
 
 def offers_of_explicit(
@@ -207,7 +246,7 @@ def _read_defaults(folder: Path, home: Path | None) -> tuple[list[PrivateKeyFile
     except UnusableFile as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-    for path in [home / ".ssh" / name for name in HOME_NAMES] if home is not None else []:
+    for path in _default_paths(folder, home)[1:]:
         try:
             files.append(read_private_key(path))
         except UnusableFile as error:
@@ -215,6 +254,47 @@ def _read_defaults(folder: Path, home: Path | None) -> tuple[list[PrivateKeyFile
                 reasons.append(str(error))
                 event(_log, logging.WARNING, "key not offered", reason=error)
     return files, tuple(reasons)
+
+
+def _default_paths(folder: Path, home: Path | None) -> list[Path]:
+    return [folder / IDENTITY, *(home / ".ssh" / name for name in HOME_NAMES if home is not None)]
+
+
+def _with_certificates(
+    offers: Sequence[asyncssh.SSHKeyPair], chosen: Sequence[NamedCertificate] | None, paths: Sequence[Path]
+) -> tuple[asyncssh.SSHKeyPair, ...]:
+    """Put before each key the certificate that is chosen for it, or stands beside its file.
+
+    Raises UnusableFile for a chosen one that belongs to none of the keys.
+    """
+    by_key: dict[bytes, asyncssh.SSHCertificate] = {}
+    for name, certificate in chosen if chosen is not None else _certificates_beside(paths):
+        blob = certificate.key.public_data
+        if any(pair.key_public_data == blob for pair in offers):
+            by_key.setdefault(blob, certificate)
+        elif chosen is not None:
+            raise UnusableFile(f"{name} is for a key that is not offered ({fingerprint_of(blob)}): name it with -i")
+    result: dict[bytes, asyncssh.SSHKeyPair] = {}  # an agent may hold the same certificate
+    for pair in offers:
+        if pair.key_public_data in by_key:
+            certified = copy.copy(pair)
+            certified.set_certificate(by_key[pair.key_public_data])
+            result.setdefault(certified.public_data, certified)
+        result.setdefault(pair.public_data, pair)
+    return tuple(result.values())
+
+
+def _certificates_beside(paths: Sequence[Path]) -> list[NamedCertificate]:
+    """Read the `-cert.pub` of each key file that has one; one that cannot be used is said, and left."""
+    found: list[NamedCertificate] = []
+    for path in paths:
+        name = path.name.removesuffix(".pub") + "-cert.pub"
+        try:
+            found.append(read_user_certificate(path.with_name(name)))
+        except UnusableFile as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                event(_log, logging.WARNING, "certificate not offered", reason=error)
+    return found
 
 
 async def _ask_agent(
@@ -234,8 +314,8 @@ async def _ask_agent(
     except BaseException:  # cancelled
         agent.close()
         raise
-    # A certificate has another type, so this leaves it out too.
-    return agent, tuple(pair for pair in pairs if why_unacceptable(pair.public_data) is None)
+    usable = (pair for pair in pairs if is_certificate(pair.public_data) or why_unacceptable(pair.public_data) is None)
+    return agent, tuple(usable)
 
 
 async def _hang_up(agent: asyncssh.SSHAgentClient | None) -> None:

@@ -1,69 +1,79 @@
-"""The keys that may log in now: the authorized_keys file as it stands, read again when it has changed."""
+"""The keys that may log in now: authorized_keys, authorities and revoked keys, read again when they have changed."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import UnusableFile
-from ..logs import event
-from .authorized_keys import MAX_FILE, AuthorizedKey, AuthorizedKeys, load_authorized_keys, parse_line
-from .key_files import Guard, read_file
-
-logger = logging.getLogger(__name__)
-
-Stamp = tuple[int, ...] | None
+from .authorized_keys import MAX_FILE, parse_authority_line, parse_line
+from .grant import Grant
+from .login_rules import LoginRules, Refusal
+from .offer import Offer
+from .revoked_keys import MAX_FILE as MAX_REVOKED_FILE
+from .revoked_keys import parse_revoked_line
+from .watched_file import WatchedFile
 
 
 class KeyRing:
-    """Finds keys. At the start a bad file is an error; later its bad lines are left out and said."""
+    """Judges who may log in, by the files as they are."""
 
-    def __init__(self, source: Path | bytes) -> None:
-        """Read the file; one that does not exist yet is empty. Raises UnusableFile."""
-        self._source = source
-        self._stamp = self._look()
-        self._keys = load_authorized_keys(source)
+    def __init__(
+        self,
+        authorized_keys: Path | bytes,
+        *,
+        authorities: Sequence[Path | bytes] = (),
+        principals: Iterable[str] = (),
+        revoked_keys: Path | bytes | None = None,
+    ) -> None:
+        """Read the files; an authorized_keys that does not exist yet is empty. Raises UnusableFile."""
+        self._authorized = WatchedFile(authorized_keys, "authorized_keys", parse_line, MAX_FILE, needed=False)
+        self._authorities = [
+            WatchedFile(source, "certificate authority", parse_authority_line, MAX_FILE) for source in authorities
+        ]
+        self._principals = frozenset(principals)
+        self._revoked = (
+            WatchedFile(revoked_keys, "revoked keys", parse_revoked_line, MAX_REVOKED_FILE)
+            if revoked_keys is not None
+            else None
+        )
+        self._last_revoked: frozenset[str] = frozenset()
+        self._rules = self._make_rules()
 
     @property
     def missing(self) -> bool:
-        """Whether there is no such file yet."""
-        return self._keys.missing
+        """Whether there is no authorized_keys yet."""
+        return self._authorized.missing
 
-    def find(self, public_data: bytes) -> AuthorizedKey | None:
-        """Find a key in the file as it is now."""
-        stamp = self._look()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._read_again()
-        return self._keys.find(public_data)
+    def refresh(self, *, always: bool = False) -> bool:
+        """Read what has changed, or `always` everything; whether anything was read."""
+        changed = [file.refresh(always=always) for file in (self._authorized, *self._authorities)]
+        if self._revoked is not None:
+            changed.append(self._revoked.refresh(always=always))
+        if any(changed):
+            self._rules = self._make_rules()
+        return any(changed)
 
-    def _look(self) -> Stamp:
-        if isinstance(self._source, bytes):
-            return None
-        try:
-            found = self._source.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino  # ctime: a chmod counts
+    def judge(self, offer: Offer, user: str, address: str, now: float) -> Grant | Refusal:
+        """Judge a new login by the files as they are now."""
+        self.refresh()
+        if self._revoked is not None and not self._revoked.readable:
+            return Refusal.REVOCATIONS_UNREADABLE  # whoever is in it would get in
+        return self._rules.judge(offer, user, address, now)
 
-    def _read_again(self) -> None:
-        """Replace the keys. Never the old ones: they may hold one that was taken out for a reason."""
-        assert isinstance(self._source, Path)
-        try:
-            data = read_file(self._source, "authorized_keys", Guard.WRITING, MAX_FILE)
-        except UnusableFile as error:
-            missing = isinstance(error.__cause__, FileNotFoundError)
-            self._keys = AuthorizedKeys(str(self._source), missing=missing)
-            event(logger, logging.ERROR, "authorized_keys cannot be used: nobody can log in", reason=error)
-            return
-        keys = []
-        for number, line in enumerate(data.decode("utf-8-sig", "replace").split("\n"), 1):
-            try:
-                key = parse_line(line, number, str(self._source))
-            except UnusableFile as error:
-                event(logger, logging.ERROR, "a line of authorized_keys is left out", reason=error)
-            else:
-                if key is not None:
-                    keys.append(key)
-        self._keys = AuthorizedKeys(str(self._source), tuple(keys))
-        event(logger, logging.INFO, "authorized_keys read again", keys=len(keys))
+    def judge_again(self, grant: Grant, now: float) -> Grant | Refusal:
+        """Judge a session by the files as `refresh` found them.
+
+        While the revoked keys cannot be read those that were read last count: it is no reason to
+        end the sessions of everybody.
+        """
+        return self._rules.judge(grant.offer, grant.user, grant.address, now)
+
+    def _make_rules(self) -> LoginRules:
+        if self._revoked is not None and self._revoked.readable:
+            self._last_revoked = frozenset(self._revoked.entries)
+        return LoginRules(
+            lines=self._authorized.entries,
+            authorities=tuple(line for file in self._authorities for line in file.entries),
+            principals=self._principals,
+            revoked=self._last_revoked,
+        )

@@ -18,6 +18,7 @@ from ..errors import UnusableFile
 from ..logs import event
 from .algorithms import blob_fields
 from .key_files import Guard, fingerprint_of, read_file
+from .wildcards import matches_wildcard
 
 SSH_PORT = 22  # the port that a record does not name
 MAX_FILE = 16 << 20  # bytes; a fleet's generated file has some 100,000 lines
@@ -282,31 +283,11 @@ def _patterns_match(patterns: str, host: str) -> bool:
     matched = False
     for pattern in patterns.lower().split(","):
         if pattern.startswith("!"):
-            if _glob(pattern[1:], host):
+            if matches_wildcard(pattern[1:], host):
                 return False
         elif not matched:
-            matched = _glob(pattern, host)
+            matched = matches_wildcard(pattern, host)
     return matched
-
-
-def _glob(pattern: str, text: str) -> bool:
-    """Match `*` and `?` and nothing else (`[` is part of `[host]:port`), in time len(pattern) * len(text)."""
-    at = star = mark = 0
-    seen_star = False
-    position = 0
-    while position < len(text):
-        if at < len(pattern) and pattern[at] == "*":
-            seen_star, star, mark = True, at, position
-            at += 1
-        elif at < len(pattern) and pattern[at] in ("?", text[position]):
-            at += 1
-            position += 1
-        elif seen_star:  # let the last star take one character more
-            mark += 1
-            at, position = star + 1, mark
-        else:
-            return False
-    return all(character == "*" for character in pattern[at:])
 
 
 def _lock(descriptor: int) -> None:

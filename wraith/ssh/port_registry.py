@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from ..specs import TcpBind, UnixBind
+from .offer import Credential
 
 Place = TcpBind | UnixBind
 
@@ -18,8 +19,8 @@ class HoldingSession(Protocol):
         """Whether its client is alive: probes it, and waits a bounded time for a byte."""
         ...
 
-    async def end(self) -> None:
-        """End it whole, its listeners included."""
+    async def end_whole(self) -> None:
+        """End it, its listeners included."""
         ...
 
 
@@ -32,7 +33,7 @@ class Claim:
     """
 
     session: HoldingSession
-    credential: str
+    credential: Credential | None
     instance: bytes | None
 
 
@@ -62,14 +63,14 @@ class PortRegistry:
         """Give the place to the claim, ending the session that held it where that is due. Raises PortHeld."""
         while (holding := self._held.get(place)) is not None:
             holder = holding.claim
-            if holder.credential != claim.credential:
+            if claim.credential is None or holder.credential != claim.credential:
                 raise PortHeld(None)
             if holder.session is claim.session:
                 raise PortHeld(holding.since)
             same_process = claim.instance is not None and holder.instance == claim.instance
             if not same_process and await holder.session.answers():
                 raise PortHeld(holding.since)
-            await holder.session.end()
+            await holder.session.end_whole()
             # It gives up its places as it ends; should it not, they are taken from it.
             if self._held.get(place) is holding:
                 del self._held[place]

@@ -9,19 +9,25 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import asyncssh
-from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE
+from asyncssh.constants import (
+    DISC_BY_APPLICATION,
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_CONNECT_FAILED,
+    OPEN_RESOURCE_SHORTAGE,
+)
 
 from wraith_transports import Dialer, DialError, DuplexStream, SupportsTrust, TransportInfo
 from wraith_transports.tcp import dial_unix
 
 from ..logs import event
-from ..specs import PermitListen, PermitOpen
+from ..specs import PermitListen, PermitOpen, UnixBind
 from ..splice import Splice
-from .algorithms import refuse_old_signatures
 from .channel import ChannelStream, Opened
 from .connection import BoundedServerConnection
-from .key_files import fingerprint
+from .grant import Grant
 from .key_ring import KeyRing
+from .login import Login
+from .login_rules import Refusal
 from .open_failure import refusal
 from .port_registry import Claim, Place, PortHeld, PortRegistry
 from .refusing_channel import RefusingChannel, refuse_session
@@ -31,7 +37,6 @@ RESERVED_PREFIX = "wraith-"  # names of services of ours; never dialled
 INSTANCE_BYTES = 16  # of the global request instance@wraith
 PROBE_TIMEOUT_S = 3.0  # a session that holds a port somebody wants is given so long to show life
 PROBE_STEP_S = 0.05
-REQUESTS_A_KEY = 4  # a client asks about a key, signs with it, and may repeat both under another user name
 
 # asyncssh wants its own classes in these pairs, and uses of them no more than ChannelStream has.
 UnixAnswer = tuple[asyncssh.SSHUNIXChannel[bytes], Awaitable[asyncssh.SSHUNIXSession[bytes]]]
@@ -73,12 +78,7 @@ class ServerSession(asyncssh.SSHServer):
         self._name = name
         self._began_at = asyncio.get_running_loop().time()
         self._connection: BoundedServerConnection | None = None
-        self._user = ""
-        self._tried: dict[bytes, str] = {}  # public data of the keys offered, with why each was refused ("" if not)
-        self._last_fingerprint = ""
-        self._requests = 0
-        self._logged_in = False
-        self._credential = ""  # what proved the login
+        self._login = Login(rules.keys, info.remote_address[0], rules.max_auth_attempts)
         self._instance: bytes | None = None
         self._listeners: RemoteListeners | None = None
 
@@ -95,8 +95,8 @@ class ServerSession(asyncssh.SSHServer):
         """Say how it ended, and close what it had us listen on."""
         if self._listeners is not None:
             self._rules.clean_up(self._listeners.aclose(self._claim()))
-        if self._tried and not self._logged_in:
-            self._log_attempt("reject")
+        if self._login.tried and self._login.grant is None:
+            self._log_attempt()
         duration = f"{asyncio.get_running_loop().time() - self._began_at:.2f}"
         # A peer chooses the words of a disconnect; the class of the error is ours.
         reason = {"reason": type(exc).__name__} if exc is not None else {}
@@ -108,38 +108,36 @@ class ServerSession(asyncssh.SSHServer):
 
     def begin_auth(self, username: str) -> bool:
         """Ask for authentication, whoever it is."""
-        self._user = username
+        self._login.user = username
         return True
 
     def public_key_auth_supported(self) -> bool:
         """Offer public keys, the only way in."""
         return True
 
-    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Judge an offered key; asyncssh checks the signature. Raises asyncssh.PermissionDenied at the limit."""
-        self._user = username
-        data = key.public_data
-        self._requests += 1
-        if data not in self._tried and len(self._tried) >= self._rules.max_auth_attempts:
-            raise asyncssh.PermissionDenied("Too many authentication failures")
-        if self._requests > self._rules.max_auth_attempts * REQUESTS_A_KEY:
-            raise asyncssh.PermissionDenied("Too many authentication requests")
-        refuse_old_signatures(key)
-        found = self._rules.keys.find(data)
-        self._tried[data] = "" if found is not None else "unknown-key"
-        self._last_fingerprint = fingerprint(key)
+    def key_offered(self, user: str, blob: bytes) -> asyncssh.SSHKey | None:
+        """Judge an offered key or certificate. Raises asyncssh.PermissionDenied at the limit."""
+        attempt, key = self._login.offered(user, blob)
+        refusal = attempt.verdict if isinstance(attempt.verdict, Refusal) else None
         self._log(
             logging.DEBUG,
             "key offered",
-            key_fingerprint=self._last_fingerprint,
-            result="known" if found is not None else "unknown",
+            key_fingerprint=attempt.fingerprint,
+            result="refused" if refusal is not None else "known",
+            reason=refusal.value if refusal is not None else None,
+            detail=attempt.detail or None,
         )
-        return found is not None
+        return key
+
+    def key_proven(self, blob: bytes, proven: bool) -> None:
+        """Note whether the signature was right."""
+        if proven:
+            self._login.proven(blob)
+        else:
+            self._login.not_proven(blob)
 
     def auth_completed(self) -> None:
         """Note the login."""
-        self._logged_in = True
-        self._credential = self._last_fingerprint
         if self._connection is not None:
             self._listeners = RemoteListeners(
                 self._connection,
@@ -150,21 +148,25 @@ class ServerSession(asyncssh.SSHServer):
             )
         if isinstance(self._stream, SupportsTrust):
             self._stream.trust()
-        self._log_attempt("accept")
+        self._log_attempt()
 
-    def _log_attempt(self, result: str) -> None:
-        refused = list(self._tried.values())[-1] if self._tried else ""
-        reason = {} if result == "accept" else {"reason": refused or "bad-signature"}
-        self._log(
-            logging.INFO,
-            "auth attempt",
-            remote_addr=self._info.remote_address[0],
-            user=self._user,
-            key_fingerprint=self._last_fingerprint,
-            result=result,
-            keys_tried=len(self._tried),
-            **reason,
-        )
+    @property
+    def grant(self) -> Grant | None:
+        """What the login allows; None before it. A change of the files makes it another one."""
+        return self._login.grant
+
+    def judge_again(self) -> Refusal | None:
+        """Judge the session by the files as they were last read; why it has to end, or None."""
+        return self._login.judge_again()
+
+    def end(self, refusal: Refusal) -> None:
+        """End the session because what it rested on is gone."""
+        self._log(logging.INFO, "session ended", remote_addr=self._info.remote_address[0], reason=refusal.value)
+        if self._connection is not None:
+            self._connection.disconnect(DISC_BY_APPLICATION, "the login is no longer valid")
+
+    def _log_attempt(self) -> None:
+        self._log(logging.INFO, "auth attempt", remote_addr=self._info.remote_address[0], **self._login.fields())
 
     # Channels
 
@@ -184,13 +186,16 @@ class ServerSession(asyncssh.SSHServer):
             raise _prohibited("a reserved name")
         if not self._rules.permit_open.allows(dest_host, dest_port):
             raise _prohibited("the target is not permitted")
+        if self.grant is None or not self.grant.permits_open(dest_host, dest_port):
+            raise _prohibited("the target is not permitted for this key")
         connection = self._room_for_a_channel()
         channel = ChannelStream(connection, (dest_host, dest_port))
         return cast(ConnectionAnswer, (channel, self._dial(dest_host, dest_port)))
 
     def unix_connection_requested(self, dest_path: str) -> UnixAnswer:
         """Judge a unix socket, then dial it. Raises asyncssh.ChannelOpenError."""
-        if not self._rules.permit_open.allows_path(dest_path):
+        grant = self.grant
+        if grant is None or not (grant.permits_open_path and self._rules.permit_open.allows_path(dest_path)):
             raise _prohibited("the unix socket is not permitted")
         channel = ChannelStream(self._room_for_a_channel(), (dest_path, 0))
         return cast(UnixAnswer, (channel, self._dial_unix(dest_path)))
@@ -200,7 +205,7 @@ class ServerSession(asyncssh.SSHServer):
     async def listen(self, bind: Place) -> int | None:
         """Listen for the client; see ListenRules. Never raises."""
         listeners = self._listeners
-        if listeners is None:
+        if listeners is None or not self._grants(bind):
             return None
         try:
             port = await listeners.listen(bind, self._claim())
@@ -239,14 +244,20 @@ class ServerSession(asyncssh.SSHServer):
                 return True
         return False
 
-    async def end(self) -> None:
-        """End the session whole, its listeners first."""
+    async def end_whole(self) -> None:
+        """End the session for another of the same client, its listeners first."""
         if self._listeners is not None:
             await self._listeners.aclose(self._claim())
         self._stream.abort()
 
+    def _grants(self, bind: Place) -> bool:
+        grant = self.grant
+        if grant is None:
+            return False
+        return grant.permits_listen_path if isinstance(bind, UnixBind) else grant.permits_listen(bind.host, bind.port)
+
     def _claim(self) -> Claim:
-        return Claim(self, self._credential, self._instance)
+        return Claim(self, self.grant.credential if self.grant is not None else None, self._instance)
 
     def _tell_who_holds(self, bind: Place, held: PortHeld) -> None:
         self._log(logging.INFO, "remote forward refused: held by another session")

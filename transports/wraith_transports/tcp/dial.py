@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 import aiohappyeyeballs
@@ -44,9 +46,17 @@ _REASONS = {
 class DirectDialer:
     """Dialer without anything in between."""
 
-    def __init__(self, *, family: Family = Family.ANY, timeout_s: float = DIAL_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        *,
+        family: Family = Family.ANY,
+        timeout_s: float = DIAL_TIMEOUT_S,
+        allows: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Say how to dial. `allows` judges each numeric address; the address judged is the address dialled."""
         self._family = family
         self._timeout_s = timeout_s
+        self._allows = allows
 
     def describe(self) -> str:
         """Say that nothing is in between."""
@@ -54,15 +64,29 @@ class DirectDialer:
 
     async def dial(self, host: str, port: int) -> DuplexStream:
         """Connect; see Dialer.dial."""
+        with self._explained(host, port):
+            async with asyncio.timeout(self._timeout_s):
+                return await TcpStream.from_socket(await self._connect(host, port))
+
+    async def open_socket(self, host: str, port: int) -> socket.socket:
+        """Connect as `dial` does, and give the bare socket, which does not block: for a library that needs one."""
+        with self._explained(host, port):
+            async with asyncio.timeout(self._timeout_s):
+                return await self._connect(host, port)
+
+    async def _connect(self, host: str, port: int) -> socket.socket:
+        addresses = await self._resolve(host, port)
+        sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=ATTEMPT_DELAY_S)
+        _set_user_timeout(sock)
+        return sock
+
+    @contextlib.contextmanager
+    def _explained(self, host: str, port: int) -> Iterator[None]:
         where = format_address(host, port)
         if not 0 < port < 65536:
             raise DialError(f"{where}: no such port", DialFailure.REFUSED)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                addresses = await self._resolve(host, port)
-                sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=ATTEMPT_DELAY_S)
-                _set_user_timeout(sock)
-                return await TcpStream.from_socket(sock)
+            yield
         except TimeoutError as error:
             raise DialError(f"{where}: no answer within {self._timeout_s:g} s", DialFailure.TIMED_OUT) from error
         except socket.gaierror as error:
@@ -83,7 +107,10 @@ class DirectDialer:
             raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, "no address")
-        return found[:MAX_ADDRESSES]  # type: ignore[return-value]
+        allowed = found if self._allows is None else [each for each in found if self._allows(str(each[4][0]))]
+        if not allowed:
+            raise DialError(f"{format_address(host, port)}: the address is not allowed", DialFailure.NOT_ALLOWED)
+        return allowed[:MAX_ADDRESSES]  # type: ignore[return-value]
 
 
 def _set_user_timeout(sock: socket.socket) -> None:

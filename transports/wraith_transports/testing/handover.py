@@ -241,6 +241,46 @@ async def an_attached_stream_outlives_the_unattached_timeout(ends: Ends) -> None
     await arrives(far, 10)
 
 
+@stream_case(CASES)
+async def a_stream_taken_back_holds_for_the_next_owner(ends: Ends) -> None:
+    """hold(unread): the old protocol hears nothing more; the next gets unread, then all that came."""
+    near, far = ends.attach_both()
+    far.stream.pause_reading()
+    near.stream.write(pattern(1000, 1000))
+    await settle()
+    kept = len(far.received)
+    expect_pattern(far.received, kept, start=1000)
+    _take_back(far, pattern(0, 1000 + kept))
+    near.stream.write(pattern(2000, 1000))
+    await settle()
+    heir = ends.attach(ends.far, BufferedRecorder(room=777))
+    await arrives(heir, 3000)
+    expect_pattern(heir.received, 3000)
+    heir.stream.write(pattern(0, 10))
+    await arrives(near, 10)
+
+
+@stream_case(CASES)
+async def a_stream_taken_back_keeps_its_end(ends: Ends) -> None:
+    """Reset while nobody holds it, the stream still gives unread and connection_lost to the next owner."""
+    near, far = ends.attach_both()
+    _take_back(far, pattern(0, 100))
+    near.abort()
+    await eventually(ends.far.is_closing, "a held stream to notice a reset", ends.far.is_closing)
+    heir = ends.attach(ends.far, Recorder())
+    await hears_loss(heir)
+    expect_pattern(heir.received, 100)
+
+
+@stream_case(CASES, patience=Patience(unattached_s=_SOON_S))
+async def a_stream_taken_back_and_never_wanted_is_aborted(ends: Ends) -> None:
+    """After hold() the clock for unattached streams runs again."""
+    near, far = ends.attach_both()
+    _take_back(far)
+    await hears_end(near)
+    await eventually(ends.far.is_closing, "the unattached stream to have ended", ends.far.is_closing)
+
+
 def _fresh(turn: int, on_data: Callable[[bytes], None] | None = None) -> Notes:
     if turn % 2:
         return BufferedRecorder(room=30_000, on_data=on_data)
@@ -253,3 +293,8 @@ async def _all_arrives(owners: list[Notes], total: int) -> None:
 
     await eventually(lambda: arrived() >= total, f"{total} bytes over all owners", arrived)
     expect_pattern(b"".join(owner.received for owner in owners), total)
+
+
+def _take_back(owner: Notes, unread: bytes = b"") -> None:
+    owner.retire()
+    owner.stream.hold(unread)
