@@ -104,12 +104,15 @@ class ServeOptions:
     deny_private: bool = False  # no target whose address `ipaddress` does not call global
     proxy: ProxyUrl | None = None  # connections to targets go through it; how clients come here does not change
     max_auth_attempts: int = MAX_AUTH_ATTEMPTS
+    max_connections_per_ip: int = 0  # IPv6 counts by /64; 0 is no limit
     max_sessions: int = MAX_SESSIONS
     max_channels: int = MAX_CHANNELS
 
     def __post_init__(self) -> None:
         if self.deny_private and self.proxy is not None:
             raise UsageError("--deny-private cannot look at addresses that --proxy resolves: give one of them")
+        if self.max_connections_per_ip < 0:
+            raise UsageError("--max-connections-per-ip must be at least 0, which is no limit")
         for name in ("max_auth_attempts", "max_sessions", "max_channels"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1")

@@ -27,6 +27,7 @@ from wraith_transports import (
 from wraith_transports import AddressUnavailable as TransportAddressUnavailable
 from wraith_transports.tls import TlsAcceptor
 
+from .admission import Admission
 from .errors import AddressUnavailable, UnusableFile
 from .logs import event
 from .options import ServeOptions, default_directory
@@ -59,6 +60,7 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[str, tuple[BoundedServerConnection, SSHLink]] = {}
         self._cleanups: set[asyncio.Task[None]] = set()
+        self._admission = Admission(max_per_address=options.max_connections_per_ip, max_sessions=options.max_sessions)
         self._sessions: dict[str, ServerSession] = {}
         self._credit = CreditBudget(TOTAL_CREDIT)
         self._certificate: ServedCertificate | None = None
@@ -97,6 +99,7 @@ class Server:
             permit_listen=options.permit_listen,
             gateway_ports=options.gateway_ports,
             registry=PortRegistry(),
+            admission=self._admission,
             clean_up=self._clean_up,
         )
         if any(PRESETS[spec.scheme or Scheme.TCP].security is Security.TLS for spec in options.listening):
@@ -222,10 +225,13 @@ class Server:
     def _start_session(self, stream: DuplexStream, info: TransportInfo) -> None:
         assert self._attachment is not None
         assert self._rules is not None
-        if len(self._connections) >= self._options.max_sessions or self._stopping:
+        name = secrets.token_hex(4)
+        leaving = None if self._stopping else self._admission.arrive(name, info.remote_address[0])
+        if leaving is None:
             stream.abort()
             return
-        name = secrets.token_hex(4)
+        for each in leaving:
+            self._connections[each][1].reset()
         budget = CreditBudget(SESSION_CREDIT, self._credit)
         session = ServerSession(self._rules, stream, info, name)
         self._sessions[name] = session
@@ -247,6 +253,7 @@ class Server:
     def _forget(self, name: str) -> None:
         self._connections.pop(name, None)
         self._sessions.pop(name, None)
+        self._admission.leave(name)
 
 
 def _target_dialer(options: ServeOptions) -> Dialer:

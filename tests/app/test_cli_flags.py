@@ -28,6 +28,7 @@ OTHER_FINGERPRINT = "SHA256:" + "b" * 43
 FLAGS = {
     "serve": "--key --host-certificate --authorized-keys --cert-authority --principal --revoked-keys "
     "--transport --listen --tls-cert --tls-key --permit-open --permit-listen --gateway-ports --deny-private --proxy "
+    "--max-connections-per-ip --max-auth-attempts --max-sessions --max-channels "
     "--log-format --log-level -q -v",
     "connect": "--server --transport -i --identity --certificate "
     "-l --user --known-hosts --host-key-check --host-key -D --socks5 "

@@ -12,7 +12,14 @@ import typer
 
 from wraith import logs
 from wraith.errors import ExitCode, UsageError
-from wraith.options import ServeOptions, TlsServerOptions, default_directory
+from wraith.options import (
+    MAX_AUTH_ATTEMPTS,
+    MAX_CHANNELS,
+    MAX_SESSIONS,
+    ServeOptions,
+    TlsServerOptions,
+    default_directory,
+)
 from wraith.paths import AUTHORIZED_KEYS
 from wraith.sd_notify import ServiceManager
 from wraith.specs import Scheme, parse_listen, parse_permit_listen, parse_permit_open, parse_proxy
@@ -123,6 +130,19 @@ def serve(
         bool,
         flag("--deny-private", text="Open no target whose address is private, loopback or otherwise not global."),
     ] = False,
+    max_connections_per_ip: Annotated[
+        int,
+        flag("--max-connections-per-ip", value="N", text="From one address, a /64 for IPv6. Default 0, no limit."),
+    ] = 0,
+    max_auth_attempts: Annotated[
+        int, flag("--max-auth-attempts", value="N", text="Keys a connection may offer. Default 10.")
+    ] = MAX_AUTH_ATTEMPTS,
+    max_sessions: Annotated[
+        int, flag("--max-sessions", value="N", text="Sessions at once. Default 1000.")
+    ] = MAX_SESSIONS,
+    max_channels: Annotated[
+        int, flag("--max-channels", value="N", text="Connections at once in one session. Default 1024.")
+    ] = MAX_CHANNELS,
     proxy: Annotated[
         str | None,
         flag(
@@ -157,6 +177,10 @@ def serve(
             permit_listen=parse_permit_listen(permit_listen or ()),
             gateway_ports=gateway_ports,
             deny_private=deny_private,
+            max_connections_per_ip=max_connections_per_ip,
+            max_auth_attempts=max_auth_attempts,
+            max_sessions=max_sessions,
+            max_channels=max_channels,
             proxy=parse_proxy(proxy) if proxy is not None else None,
         )
         if all(address.scheme is not Scheme.TLS for address in options.listening):

@@ -92,6 +92,7 @@ class _Client:
         self._server = f"{options.transport.value}://{join_host_port(options.host, options.server_port)}"
         self._remote = RemoteForwards(options.remote_forwards, DialingOpener(DirectDialer()), self._announce)
         self.keeper = SessionKeeper(options, forwards=self._remote, up=self._up)
+        self._told: dict[RemoteForwardSpec, int] = {}
         opener: Opener = self.keeper
         credentials = socks_credentials(options)
         self._proxies = [
@@ -137,6 +138,8 @@ class _Client:
         )
 
     def _announce(self, spec: RemoteForwardSpec, port: int) -> None:
-        """Say which port the server chose, as ssh does."""
-        if isinstance(spec.bind, TcpBind) and spec.bind.port == 0 and not self._verbosity.quiet:
+        """Say which port the server chose, as ssh does, once."""
+        news = self._told.get(spec) != port
+        self._told[spec] = port
+        if news and isinstance(spec.bind, TcpBind) and spec.bind.port == 0 and not self._verbosity.quiet:
             say(f"Allocated port {port} for remote forward to {spec.target or 'SOCKS'}")

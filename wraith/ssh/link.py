@@ -136,6 +136,10 @@ class SSHLink(asyncio.BufferedProtocol):
             await self.ended
         await asyncio.sleep(0)  # the loop lets go of its own transport on its next turn
 
+    def reset(self) -> None:
+        """End at once, and tell the connection that it is lost."""
+        self._stream.abort()
+
     def abort(self) -> None:
         """End in order: asyncssh calls this for every close, also right after a last message."""
         self._connection = None

@@ -19,6 +19,7 @@ from asyncssh.constants import (
 from wraith_transports import Dialer, DialError, DuplexStream, SupportsTrust, TransportInfo
 from wraith_transports.tcp import dial_unix
 
+from ..admission import Admission
 from ..logs import event
 from ..specs import PermitListen, PermitOpen, UnixBind
 from ..splice import Splice
@@ -61,6 +62,7 @@ class ServerRules:
     permit_listen: PermitListen
     gateway_ports: bool
     registry: PortRegistry
+    admission: Admission
     clean_up: CleanUp
 
 
@@ -109,6 +111,7 @@ class ServerSession(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         """Ask for authentication, whoever it is."""
         self._login.user = username
+        self._rules.admission.exchanged(self._name)  # there is no authentication before it
         return True
 
     def public_key_auth_supported(self) -> bool:
@@ -138,6 +141,7 @@ class ServerSession(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         """Note the login."""
+        self._rules.admission.authenticated(self._name)
         if self._connection is not None:
             self._listeners = RemoteListeners(
                 self._connection,
