@@ -26,7 +26,8 @@ OTHER_FINGERPRINT = "SHA256:" + "b" * 43
 FLAGS = {
     "serve": "--key --authorized-keys --transport --listen --tls-cert --tls-key --permit-open --log-level -q -v",
     "connect": "--server --transport -i --identity -l --user --known-hosts --host-key-check --host-key -D --socks5 "
-    "--no-socks5 --socks5-auth-file --socks5-open -L --forward -4 -6 --tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
+    "--no-socks5 --socks5-auth-file --socks5-open -L --forward -4 -6 "
+    "--tls-server-name --tls-ca --tls-pin --insecure --exit-on-failure -q -v",
     "keygen": "-f --file --force -C --comment -N --passphrase",
     "id": "",
     "demo": "--keep",
