@@ -147,11 +147,14 @@ def test_a_connection_that_offers_no_key_is_no_attempt(run: Run) -> None:
 )
 def test_a_user_name_cannot_forge_a_line(run: Run, user: str) -> None:
     async def scenario() -> list[str]:
-        async with logged() as lines, serving(max_auth_attempts=1) as service:
-            async with rogue_at_login(service) as (rogue, served):
-                rogue.offer_key(STRANGERS[0], user)
-                rogue.offer_key(STRANGERS[1], user)
-                await until(lambda: served.over, "end of the connection")
+        async with (
+            logged() as lines,
+            serving(max_auth_attempts=1) as service,
+            rogue_at_login(service) as (rogue, served),
+        ):
+            rogue.offer_key(STRANGERS[0], user)
+            rogue.offer_key(STRANGERS[1], user)
+            await until(lambda: served.over, "end of the connection")
         return lines.lines
 
     lines = run(scenario())
@@ -174,11 +177,14 @@ def test_the_user_name_does_not_matter(run: Run, user: str) -> None:
 
 def test_changing_the_user_name_does_not_reset_the_count(run: Run) -> None:
     async def scenario() -> list[str]:
-        async with logged() as lines, serving(max_auth_attempts=3) as service:
-            async with rogue_at_login(service) as (rogue, served):
-                for number in range(40):
-                    rogue.offer_key(STRANGERS[number % 2], f"user{number}")
-                await until(lambda: served.over, "end of the connection")
+        async with (
+            logged() as lines,
+            serving(max_auth_attempts=3) as service,
+            rogue_at_login(service) as (rogue, served),
+        ):
+            for number in range(40):
+                rogue.offer_key(STRANGERS[number % 2], f"user{number}")
+            await until(lambda: served.over, "end of the connection")
         return lines.lines
 
     lines = run(scenario())
@@ -190,13 +196,16 @@ def test_changing_the_user_name_does_not_reset_the_count(run: Run) -> None:
 
 def test_every_key_counts_even_when_only_asked_about(run: Run) -> None:
     async def scenario() -> list[str]:
-        async with logged() as lines, serving(max_auth_attempts=3) as service:
-            async with rogue_at_login(service) as (rogue, served):
-                for key in STRANGERS:
-                    rogue.offer_key(key, "wraith")
-                rogue.offer_key(USER_KEY, "wraith")
-                await until(lambda: served.over, "end of the connection")
-                assert not served.logged_in
+        async with (
+            logged() as lines,
+            serving(max_auth_attempts=3) as service,
+            rogue_at_login(service) as (rogue, served),
+        ):
+            for key in STRANGERS:
+                rogue.offer_key(key, "wraith")
+            rogue.offer_key(USER_KEY, "wraith")
+            await until(lambda: served.over, "end of the connection")
+            assert not served.logged_in
         return lines.lines
 
     [line] = attempts(run(scenario()))

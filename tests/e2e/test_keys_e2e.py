@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pytest
 from tests.support.consoles import terminal
 from tests.support.openssh import SshAgent, odd_agent
 from tests.support.polling import LIMIT_S
-from tests.support.processes import Process, WraithClient, WraithServer, authorize, environment, make_key
+from tests.support.processes import WRAITH, Process, WraithClient, WraithServer, authorize, environment, make_key
 from tests.support.refusals import AT_A_TERMINAL, refusal
 from tests.support.stock_servers import Sshd
 from tests.support.targets import Handler
@@ -330,6 +331,32 @@ def test_an_agent_that_does_not_answer_counts_as_none(
         )
         assert "wraith keygen" in refused.line
         assert len(refused.log) == 1
+
+
+def test_an_agent_that_hangs_over_a_signature_can_be_interrupted(
+    agent: SshAgent, server: WraithServer, keys: Keys, tmp_path: Path
+) -> None:
+    agent.add(keys.by_kind["ed25519"])
+    asked_to_sign = threading.Event()
+
+    def list_and_then_hang(connection: socket.socket) -> None:
+        with socket.socket(socket.AF_UNIX) as real:
+            real.connect(str(agent.socket))
+            real.sendall(connection.recv(4096))
+            connection.sendall(real.recv(4096))
+        if connection.recv(1):
+            asked_to_sign.set()
+        say_nothing(connection)
+
+    path = tmp_path / "hanging.sock"
+    argv = [*WRAITH, "connect", *way(server, tmp_path).reached_by]
+    with (
+        odd_agent(path, list_and_then_hang),
+        Process(argv, tmp_path, env=environment(tmp_path, SSH_AUTH_SOCK=str(path))) as client,
+    ):
+        assert asked_to_sign.wait(LIMIT_S)
+        assert client.stop(signal.SIGINT) == 0
+        assert client.log() == ""
 
 
 # The server's files

@@ -107,8 +107,8 @@ def test_reserved_names_are_prohibited(ssh: SshClient) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "remote"),
-    [((), ()), ((), ("id",)), (("-T",), ()), (("-A", "-Y"), ("id",))],
-    ids=["shell", "command", "no terminal", "agent and X11"],
+    [((), ()), ((), ("id",)), (("-T",), ()), (("-tt",), ()), (("-A", "-Y"), ("id",))],
+    ids=["shell", "command", "no terminal", "terminal", "agent and X11"],
 )
 def test_a_shell_is_one_clear_line_and_status_1(
     ssh: SshClient, flags: tuple[str, ...], remote: tuple[str, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -233,7 +232,8 @@ def test_an_old_server_is_refused_in_one_line(lines: str, tmp_path: Path) -> Non
     assert done.code == 4
     line = done.one_line()
     # What sshd finds first it does not say: it closes. Which of the two is faster is not ours to choose.
-    assert re.match(rf"wraith: 127\.0\.0\.1:{sshd.port}: (no common algorithm|the connection ended before)", line)
+    assert line.startswith(f"wraith: 127.0.0.1:{sshd.port}")
+    assert "common algorithm" in line
     assert "Errno" not in line
 
 

@@ -185,7 +185,7 @@ def tried(handler: Handler, scheme: str, key: Path, folder: Path) -> tuple[str, 
         (answer_like_a_web_server, "answered as a web server, not SSH"),
         (end_after_the_version, ""),
         (send_garbage_after_the_version, ""),
-        (reset_at_once, "closed the connection without a word of SSH"),
+        (reset_at_once, ""),  # what is said depends on whether the dialling noticed
     ],
 )
 def test_a_peer_that_is_no_ssh_server_is_exit_code_4(handler: Handler, words: str, key: Path, tmp_path: Path) -> None:
@@ -254,6 +254,20 @@ def time_to_the_end(connection: socket.socket) -> float:
     return time.monotonic() - began
 
 
+def dribble(connection: socket.socket) -> float:
+    """Send a version line that never ends, a byte now and then, until the server ends the connection."""
+    began = time.monotonic()
+    connection.settimeout(0.25)  # what is read sets the pace
+    with contextlib.suppress(ConnectionError):
+        for byte in b"SSH-2.0-" + b"x" * 200:
+            connection.sendall(bytes((byte,)))
+            with contextlib.suppress(TimeoutError):
+                while connection.recv(1000):
+                    pass
+                break
+    return time.monotonic() - began
+
+
 def test_strangers_without_a_version_line_are_dropped_in_five_seconds_and_the_server_serves_on(
     server: WraithServer, repeater: Target, tmp_path: Path
 ) -> None:
@@ -263,25 +277,13 @@ def test_strangers_without_a_version_line_are_dropped_in_five_seconds_and_the_se
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(stranger(server, each)) for each in silent * 5]
         serves(server, repeater, tmp_path)
-        with ThreadPoolExecutor(len(connections)) as pool:
-            for took in pool.map(time_to_the_end, connections):
-                assert VERSION_LIMIT_S - 2 < took < VERSION_LIMIT_S + 3
+        dribbling = stack.enter_context(stranger(server, b""))
+        with ThreadPoolExecutor(len(connections) + 1) as pool:
+            waits = [pool.submit(dribble, dribbling), *(pool.submit(time_to_the_end, each) for each in connections)]
+            for wait in waits:
+                assert VERSION_LIMIT_S - 2 < wait.result() < VERSION_LIMIT_S + 3
     eventually(lambda: server.descriptors() <= before, "the server lets go of them")
     serves(server, repeater, tmp_path)
-
-
-def test_a_version_line_one_byte_at_a_time_is_not_waited_for_longer(server: WraithServer) -> None:
-    began = time.monotonic()
-    with stranger(server, b"") as connection, contextlib.suppress(OSError):
-        connection.settimeout(0.25)
-        for byte in b"SSH-2.0-" + b"x" * 200:
-            connection.sendall(bytes((byte,)))
-            # The reading is what paces this; the server's own version line comes first.
-            with contextlib.suppress(TimeoutError):
-                while connection.recv(1000):
-                    pass
-                break
-    assert VERSION_LIMIT_S - 1 < time.monotonic() - began < VERSION_LIMIT_S + 3
 
 
 @pytest.mark.parametrize(

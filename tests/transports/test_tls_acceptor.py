@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import LOCALHOST, issue
-from wraith_transports import AcceptorClosed, DirectDialer, MemoryAcceptor, MemoryTransport, TcpAcceptor, TransportInfo
+from wraith_transports import (
+    AcceptorClosed,
+    DirectDialer,
+    MemoryAcceptor,
+    MemoryTransport,
+    TcpAcceptor,
+    TransportInfo,
+    memory_pair,
+)
 from wraith_transports.memory import SERVER_ADDRESS
 from wraith_transports.testing.case import arrives, comes, hears_loss
 from wraith_transports.testing.recorder import Heard, Recorder
@@ -27,7 +35,7 @@ from wraith_transports.tls import (
     Verification,
     server_context,
 )
-from wraith_transports.tls.acceptor import NO_ALPN_ALERT, TOO_LONG_ALERT
+from wraith_transports.tls.acceptor import NO_ALPN_ALERT, TOO_LONG_ALERT, _Opening
 from wraith_transports.tls.face import plain_http_answer
 
 Run = Callable[..., Any]
@@ -294,6 +302,22 @@ def test_the_longest_silent_connection_makes_room(run: Run) -> None:
                     await asyncio.wait_for(each.read(1), 0.02)
             for writer in (busy, silent, third):
                 writer.transport.abort()
+
+    run(check())
+
+
+def test_what_is_in_flight_when_the_hello_is_judged_is_not_lost(run: Run) -> None:
+    async def check() -> None:
+        stream = memory_pair()[1]
+        opening = _Opening(stream, lambda: None)
+        judging = asyncio.create_task(opening.verdict())
+        await asyncio.sleep(0)
+        for piece in (hello_of(), b"in ", b"flight"):
+            opening.get_buffer(-1)[: len(piece)] = piece
+            opening.buffer_updated(len(piece))
+        assert isinstance(await judging, ClientHello)
+        assert opening.late == b"in flight"
+        stream.abort()
 
     run(check())
 

@@ -157,6 +157,28 @@ def test_the_peers_close_notify_is_answered_by_what_was_written_then_close_notif
     run(check())
 
 
+@pytest.mark.parametrize("first", ["we", "peer"])
+def test_what_was_written_before_the_end_arrives_when_the_peer_has_half_closed(run: Run, first: str) -> None:
+    async def check() -> None:
+        peer, served, _ = await served_by_hand()
+        protocol = attached(served)
+        peer.stream.pause_reading()
+        served.write(pattern(0, 1 << 20))
+        if first == "we":
+            served.close()
+        peer.stream.write_eof()
+        await quiet(served.get_write_buffer_size)
+        peer.stream.resume_reading()
+        assert await comes(lambda: Heard.EOF in peer.heard)
+        assert peer.hear() == pattern(0, 1 << 20)
+        assert peer.said_goodbye
+        peer.stream.close()
+        await hears_loss(protocol)
+        assert protocol.losses == [None]
+
+    run(check())
+
+
 def test_an_end_without_close_notify_is_an_end_without_noise_and_without_eof(run: Run) -> None:
     async def check() -> None:
         peer, served, _ = await served_by_hand()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -135,19 +134,20 @@ class TlsAcceptor:
         """Do the handshake; None when it failed, the peer has been told, and `inner` is closing."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                verdict = await _Opening(inner, lambda: self._heard(inner)).verdict()
-                stream = self._answer(inner, verdict)
+                opening = _Opening(inner, lambda: self._heard(inner))
+                verdict = await opening.verdict()
+                stream = self._answer(inner, verdict, bytes(opening.late))
                 if stream is None:
                     return None
                 await stream.handshake()
-        except (TimeoutError, ssl.SSLError, ValueError, ConnectionError) as error:
+        except OSError as error:  # SSLError and TimeoutError are OSErrors too
             logger.debug("TLS handshake failed: %s", type(error).__name__)
             inner.close()
             return None
         server_name = verdict.server_name if isinstance(verdict, ClientHello) else None
         return stream, TransportInfo("tls", info.remote_address, server_name=server_name)
 
-    def _answer(self, inner: DuplexStream, verdict: Hello) -> TlsStream | None:
+    def _answer(self, inner: DuplexStream, verdict: Hello, late: bytes) -> TlsStream | None:
         """Decide from the first bytes: our answer outside TLS, or OpenSSL's within."""
         match verdict:
             case NotTls():
@@ -155,11 +155,12 @@ class TlsAcceptor:
             case TooLong():
                 inner.write(TOO_LONG_ALERT)
             case Malformed():
-                return TlsStream(inner, self._contexts(None).ssl_context, server_side=True, unread=verdict.raw)
+                context = self._contexts(None)
+                return TlsStream(inner, context.ssl_context, server_side=True, unread=verdict.raw + late)
             case ClientHello():
                 context = self._contexts(verdict)
                 if context.speaks(verdict):
-                    return TlsStream(inner, context.ssl_context, server_side=True, unread=verdict.raw)
+                    return TlsStream(inner, context.ssl_context, server_side=True, unread=verdict.raw + late)
                 inner.write(NO_ALPN_ALERT)
         inner.close()
         return None
@@ -174,6 +175,7 @@ class _Opening(asyncio.BufferedProtocol):
         self._reader = HelloReader()
         self._view = memoryview(b"")
         self._judged: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self.late = bytearray()  # what was in flight when reading was paused
 
     async def verdict(self) -> Hello:
         """Wait for it; what comes after is held by the stream. Raises ConnectionError when the peer leaves."""
@@ -186,8 +188,11 @@ class _Opening(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heard()
+        if self._judged.done():
+            self.late += self._view[:nbytes]
+            return
         verdict = self._reader.feed(self._view[:nbytes])
-        if not isinstance(verdict, HelloProgress) and not self._judged.done():
+        if not isinstance(verdict, HelloProgress):
             self._stream.pause_reading()
             self._judged.set_result(verdict)
 

@@ -80,7 +80,7 @@ class TlsStream(QueuedStream):
     async def handshake(self) -> None:
         """Negotiate. Call once, before anything else; set the deadline with asyncio.timeout.
 
-        Raises ssl.SSLError (the alert for it has been sent), or ConnectionError when the peer went away. The
+        Raises ssl.SSLError (the alert for it has been sent), or another OSError when the peer went away. The
         stream has then ended, as it has when this is cancelled.
         """
         self._inner.attach(_Carrier(self), self._unread)
@@ -115,8 +115,7 @@ class TlsStream(QueuedStream):
             return
         if not self._closing and not self._broken:
             self._decrypt(everything=True)
-        if not self._peer_has_ended:
-            self._inner.close()
+        self._end_our_half()
 
     def inner_lost(self, error: Exception | None) -> None:
         """Take the end of the inner stream."""
@@ -148,8 +147,7 @@ class TlsStream(QueuedStream):
         except ssl.SSLWantReadError:
             self._send()
             return
-        except (ssl.SSLError, ValueError) as error:
-            # ValueError: Python found the peer's certificate to contradict the name in a way OpenSSL did not.
+        except ssl.SSLError as error:
             self._break_off(error)
             return
         self._open = True
@@ -234,8 +232,12 @@ class TlsStream(QueuedStream):
         return count
 
     def _peer_closed(self) -> None:
-        """Answer the peer's close_notify: everything written so far, then ours."""
+        """Take the peer's close_notify."""
         self._peer_ended()
+        self._end_our_half()
+
+    def _end_our_half(self) -> None:
+        """Answer the peer's end: what was written so far, then close_notify and FIN."""
         if self._write_ended or self._gone:
             return
         self._write_ended = True

@@ -81,7 +81,7 @@ class TlsTransport:
                 await stream.handshake()
         except ssl.SSLCertVerificationError:
             raise
-        except (OSError, ValueError) as error:  # SSLError, TimeoutError and ConnectionError are OSErrors
+        except OSError as error:  # SSLError and TimeoutError are OSErrors too
             raise self._explain(error, stream.opening) from error
         return stream
 
@@ -107,7 +107,7 @@ class TlsTransport:
         stream.abort()
         return _peer_certificate(stream)
 
-    def _explain(self, error: Exception, opening: bytes) -> TransportError:
+    def _explain(self, error: OSError, opening: bytes) -> TransportError:
         if opening and opening[0] not in _TLS_RECORDS:
             return TransportError(
                 f"{self._where} does not speak TLS{_likeness(opening)}", FailureKind.NOT_THIS_PROTOCOL
@@ -117,9 +117,7 @@ class TlsTransport:
             return TransportError(f"{self._where}: TLS handshake failed: {reason}", FailureKind.NOT_THIS_PROTOCOL)
         if isinstance(error, TimeoutError):
             return TransportError(f"{self._where}: no answer to the TLS handshake within {self._timeout_s:g} s")
-        if isinstance(error, ConnectionError):
-            return TransportError(f"{self._where}: {error.strerror or error}")
-        return TransportError(f"{self._where}: TLS handshake failed: {error}", FailureKind.NOT_THIS_PROTOCOL)
+        return TransportError(f"{self._where}: {error.strerror or error}")
 
 
 def _peer_certificate(stream: TlsStream) -> bytes:
