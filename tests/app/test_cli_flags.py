@@ -462,33 +462,6 @@ def test_a_wrong_variable_is_a_usage_error_too(
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "url", ["me:s3cr3t@p", "socks5://me:s3cr3t/x@p", "socks5://me:s3cr3t@p:x", "http://s3cr3t%z@p"]
-)
-def test_a_wrong_proxy_shows_no_password_not_even_with_tracebacks(
-    url: str, told: Captured, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for command in (["connect", "h"], ["serve"]):
-        assert main([*command, "-vv", "--proxy", url]) == ExitCode.USAGE
-        assert "s3cr3t" not in "".join(capsys.readouterr())
-
-
-def test_each_side_says_what_goes_through_its_proxy(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, meaning in (("connect", "Reach the server through this proxy"), ("serve", "Open targets through")):
-        assert main([command, "--help"]) == 0
-        assert meaning in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "SOCKS_PROXY"])
-def test_the_proxy_variables_of_other_programs_are_not_read(
-    name: str, told: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(name, "socks5://127.0.0.1:1")
-    for command in (["connect", "h"], ["serve"]):
-        assert main(command) == 0
-        assert told.options.proxy is None
-
-
 def test_principals_need_an_authority(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--principal", "me"]) == 2
     assert "--principal is about certificates: it needs --cert-authority" in capsys.readouterr().err

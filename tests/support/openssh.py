@@ -23,7 +23,6 @@ USER = "somebody"  # wraith's server takes any name
 _ALONE = (
     *("-F", "none"),
     "-oIdentitiesOnly=yes",
-    "-oIdentityAgent=none",
     "-oGlobalKnownHostsFile=/dev/null",
     "-oStrictHostKeyChecking=accept-new",
     "-oUpdateHostKeys=no",
@@ -39,6 +38,8 @@ class SshClient:
     port: int
     key: Path
     folder: Path  # for known_hosts and what it says
+    user: str = USER
+    agent: Path | None = None  # socket of the one that may be asked for the key
 
     @classmethod
     def of(cls, server: WraithServer, folder: Path) -> SshClient:
@@ -48,11 +49,12 @@ class SshClient:
     def options(self, port_flag: str = "-p") -> list[str]:
         """Give what ssh and its kind (sftp takes `-P`) have in common."""
         known_hosts = f"-oUserKnownHostsFile={self.folder / 'ssh_known_hosts'}"
-        return [*_ALONE, known_hosts, "-i", str(self.key), port_flag, str(self.port)]
+        agent = f"-oIdentityAgent={self.agent or 'none'}"
+        return [*_ALONE, agent, known_hosts, "-i", str(self.key), port_flag, str(self.port)]
 
     def command(self, *flags: str, remote: Sequence[str] = ()) -> list[str]:
         (ssh,) = need("ssh")
-        return [str(ssh), *self.options(), *flags, f"{USER}@127.0.0.1", *remote]
+        return [str(ssh), *self.options(), *flags, f"{self.user}@127.0.0.1", *remote]
 
     def run(
         self,

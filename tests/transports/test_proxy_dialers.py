@@ -358,6 +358,11 @@ def test_missing_and_wrong_credentials_are_an_error_of_their_own(run: Run, kind:
     assert ("does not accept" if given else "wants a user and password") in str(error)
 
 
+def test_401_is_about_credentials_too_as_tinyproxy_has_it(run: Run) -> None:
+    error = run(failure_of(FakeProxy(Kind.HTTP, reply=b"HTTP/1.1 401 Unauthorized\r\n\r\n"), "me:wrong"))
+    assert error.failure is ProxyFailure.BAD_CREDENTIALS
+
+
 @kinds
 def test_the_password_is_in_no_error_name_or_log_line(run: Run, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)

@@ -20,6 +20,8 @@ _REASONS: dict[int, DialFailure] = {
     HTTPStatus.FORBIDDEN: DialFailure.NOT_ALLOWED,
     HTTPStatus.GATEWAY_TIMEOUT: DialFailure.TIMED_OUT,
 }
+# RFC 9110 15.5.8 has 407; tinyproxy answers a wrong password with 401.
+_ABOUT_CREDENTIALS = (HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.UNAUTHORIZED)
 
 
 class HttpConnectDialer:
@@ -70,7 +72,7 @@ class HttpConnectDialer:
         stream.hold(unread)
 
     def _check(self, answer: ConnectAnswer, target: str) -> None:
-        if answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        if answer.status in _ABOUT_CREDENTIALS:
             raise bad_credentials(self._proxy)
         if not answer.granted:
             reason = _REASONS.get(answer.status, DialFailure.OTHER)
