@@ -17,7 +17,7 @@ from .opening import OpenFailed, OpenFailure
 from .options import AddressFamily, ConnectOptions, default_directory
 from .presets import PRESETS, Security
 from .specs import TcpBind, UnixBind
-from .ssh.client_session import ClientSession, ForwardRefused, TakeForwarded, start_client
+from .ssh.client_session import ClientSession, TakeForwarded, start_client
 from .ssh.host_key_policy import HostKeyChecker, HostKeyPolicy
 from .ssh.identities import Identities, load_identities
 from .ssh.known_hosts import load_known_hosts
@@ -90,7 +90,7 @@ class Session:
         finally:
             await identities.aclose()
         if self._instance is not None:
-            await self._session.name_instance(self._instance)
+            self._session.name_instance(self._instance)
 
     async def open_connection(
         self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)
@@ -111,12 +111,12 @@ class Session:
         return await self._session.open_unix_connection(path)
 
     async def listen(self, bind: TcpBind | UnixBind) -> int:
-        """Have the server listen; the real port, 0 for a unix socket. Raises ForwardRefused.
+        """Have the server listen; the real port, 0 for a unix socket. Raises ForwardRefused or SessionLost.
 
         What comes there is handed to the function given to `on_forwarded`.
         """
         if self._session is None or self._closed:
-            raise ForwardRefused(bind, "there is no session")
+            raise SessionLost("there is no session")
         return await self._session.listen(bind)
 
     def on_forwarded(self, take: TakeForwarded) -> None:
@@ -165,7 +165,7 @@ async def identities_of(options: ConnectOptions) -> Identities:
 
 def make_transport(options: ConnectOptions) -> Transport:
     """Make the transport the options name."""
-    dialer = dialer_for(options.proxy, _FAMILIES[options.family])
+    dialer = dialer_for(options.proxy, _FAMILIES[options.family], peer_always_reads=True)
     if PRESETS[options.transport].security is Security.RAW:
         return TcpTransport(dialer, options.host, options.server_port)
     tls = options.tls

@@ -208,10 +208,11 @@ class Server:
     def _make_acceptor(self, spec: ListenSpec) -> TransportAcceptor:
         preset = PRESETS[spec.scheme or Scheme.TCP]
         if preset.security is Security.RAW:
-            return TcpAcceptor(spec.host, spec.port)
+            return TcpAcceptor(spec.host, spec.port, peer_always_reads=True)
         assert self._certificate is not None
         certificate = self._certificate
-        return TlsAcceptor(TcpAcceptor(spec.host, spec.port, kind="tls"), lambda _hello: certificate.context())
+        acceptor = TcpAcceptor(spec.host, spec.port, kind="tls", peer_always_reads=True)
+        return TlsAcceptor(acceptor, lambda _hello: certificate.context())
 
     async def _close_acceptors(self) -> None:
         for acceptor in self._acceptors:

@@ -16,6 +16,7 @@ from ..errors import AddressUnavailable
 from ..stream import DuplexStream
 from ..transport import TransportInfo
 from .stream import TcpStream
+from .user_timeout import set_user_timeout
 
 BACKLOG = 1024
 SAME_PORT_ATTEMPTS = 20  # port 0 on two families: the second may find the first's number taken
@@ -27,11 +28,15 @@ logger = logging.getLogger(__name__)
 class TcpAcceptor:
     """Accepts on every address of one host and port."""
 
-    def __init__(self, host: str, port: int, *, kind: str = "tcp") -> None:
-        """Say where to listen: host is a numeric address or a name; "::" and "" mean both families."""
+    def __init__(self, host: str, port: int, *, kind: str = "tcp", peer_always_reads: bool = False) -> None:
+        """Say where to listen: host is a numeric address or a name; "::" and "" mean both families.
+
+        A peer that always reads is taken for lost when it acknowledges nothing (user_timeout.py).
+        """
         self._host = host
         self._port = port
         self._kind = kind
+        self._peer_always_reads = peer_always_reads
         self._sockets: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._queue: AcceptQueue | None = None
@@ -80,6 +85,8 @@ class TcpAcceptor:
                 try:
                     connection, _ = await loop.sock_accept(sock)
                     out_of_files = False
+                    if self._peer_always_reads:
+                        set_user_timeout(connection)
                     stream = await TcpStream.from_socket(connection)
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):

@@ -16,11 +16,11 @@ from ..addresses import format_address, is_numeric
 from ..errors import DialError, DialFailure
 from ..stream import DuplexStream
 from .stream import TcpStream
+from .user_timeout import set_user_timeout
 
 DIAL_TIMEOUT_S = 10.0  # for the name and all its addresses together
 ATTEMPT_DELAY_S = 0.25  # RFC 8305, section 5: Connection Attempt Delay
 MAX_ADDRESSES = 16  # of one name; a resolver under somebody's control may return thousands
-USER_TIMEOUT_MS = 30_000  # TCP_USER_TIMEOUT: unacknowledged data for this long ends the connection
 
 
 class Family(Enum):
@@ -52,11 +52,16 @@ class DirectDialer:
         family: Family = Family.ANY,
         timeout_s: float = DIAL_TIMEOUT_S,
         allows: Callable[[str], bool] | None = None,
+        peer_always_reads: bool = False,
     ) -> None:
-        """Say how to dial. `allows` judges each numeric address; the address judged is the address dialled."""
+        """Say how to dial. `allows` judges each numeric address; the address judged is the address dialled.
+
+        A peer that always reads is taken for lost when it acknowledges nothing (user_timeout.py).
+        """
         self._family = family
         self._timeout_s = timeout_s
         self._allows = allows
+        self._peer_always_reads = peer_always_reads
 
     def describe(self) -> str:
         """Say that nothing is in between."""
@@ -77,7 +82,8 @@ class DirectDialer:
     async def _connect(self, host: str, port: int) -> socket.socket:
         addresses = await self._resolve(host, port)
         sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=ATTEMPT_DELAY_S)
-        _set_user_timeout(sock)
+        if self._peer_always_reads:
+            set_user_timeout(sock)
         return sock
 
     @contextlib.contextmanager
@@ -111,12 +117,6 @@ class DirectDialer:
         if not allowed:
             raise DialError(f"{format_address(host, port)}: the address is not allowed", DialFailure.NOT_ALLOWED)
         return allowed[:MAX_ADDRESSES]  # type: ignore[return-value]
-
-
-def _set_user_timeout(sock: socket.socket) -> None:
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, option, USER_TIMEOUT_MS)
 
 
 def _reason(error: Exception) -> DialFailure:
