@@ -30,10 +30,18 @@ logger = logging.getLogger(__name__)
 class RemoteForwards:
     """Keeps forwards through all the sessions of one client."""
 
-    def __init__(self, specs: Sequence[RemoteForwardSpec], opener: Opener, announce: Announce) -> None:
+    def __init__(
+        self,
+        specs: Sequence[RemoteForwardSpec],
+        opener: Opener,
+        announce: Announce,
+        *,
+        first_retry_s: float = FIRST_RETRY_S,
+    ) -> None:
         """Say what to ask for; `opener` reaches the targets from here, `announce` hears of each port that is open."""
         self._opener = opener
         self._announce = announce
+        self._first_retry_s = first_retry_s
         # What to ask for: after port 0 the number the server chose, so that it stays the same.
         self._wanted = {spec: spec.bind for spec in specs}
         self._opened: set[RemoteForwardSpec] = set()
@@ -45,18 +53,22 @@ class RemoteForwards:
         return [(spec, bind) for spec, bind in self._wanted.items() if spec in self._opened]
 
     async def ask(self, session: Session) -> list[WraithError]:
-        """Ask for all of them in a new session; what was refused is asked for again by `keep`."""
+        """Ask for all of them in a new session; what was refused is asked for again by `keep`. Raises SessionLost."""
         self._opened.clear()
         session.on_forwarded(self._take)
         return [error for spec in self._wanted if (error := await self._ask_for(session, spec)) is not None]
 
     async def keep(self, session: Session, refused: Sequence[RemoteForwardSpec]) -> None:
-        """Ask again for what was refused until nothing is; ends when cancelled at the latest."""
-        waiting, delay_s = list(refused), FIRST_RETRY_S
+        """Ask again for what was refused until nothing is. Raises SessionLost."""
+        waiting, delay_s = list(refused), self._first_retry_s
         while waiting:
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, LONGEST_RETRY_S)
-            waiting = [spec for spec in waiting if await self._ask_for(session, spec) is not None]
+            refused = [spec for spec in waiting if await self._ask_for(session, spec) is not None]
+            for spec in waiting:
+                if spec not in refused:
+                    event(logger, logging.WARNING, "remote forward accepted", forward=spec)
+            waiting = refused
 
     def refused_by(self, errors: Sequence[WraithError]) -> list[RemoteForwardSpec]:
         """Tell which forwards the errors of `ask` are about."""

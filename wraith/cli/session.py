@@ -72,8 +72,9 @@ async def _join(options: ConnectOptions, target: TcpTarget) -> ExitCode:
 async def _hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     async with contextlib.AsyncExitStack() as stack:
-        client = _Client(options, verbosity, manager)
+        client = _Client(options, verbosity)
         await client.start(stack)
+        manager.ready(client.status())  # the listeners are up; a session may take as long as the server is away
         await stack.enter_async_context(alongside(keep_told(manager, client.status)))
         try:
             await client.keeper.run()
@@ -85,10 +86,9 @@ async def _hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
 class _Client:
     """The listeners of one command, and what keeps the session they need."""
 
-    def __init__(self, options: ConnectOptions, verbosity: Verbosity, manager: ServiceManager) -> None:
+    def __init__(self, options: ConnectOptions, verbosity: Verbosity) -> None:
         self._options = options
         self._verbosity = verbosity
-        self._manager = manager
         self._server = f"{options.transport.value}://{join_host_port(options.host, options.server_port)}"
         self._remote = RemoteForwards(options.remote_forwards, DialingOpener(DirectDialer()), self._announce)
         self.keeper = SessionKeeper(options, forwards=self._remote, up=self._up)
@@ -116,7 +116,6 @@ class _Client:
     def _up(self, first: bool) -> None:
         if first:
             announce(self._summary(), self._verbosity)
-            self._manager.ready(self.status())
         else:
             event(logger, logging.WARNING, "the session is back", server=self._server)
 

@@ -36,6 +36,7 @@ MAX_PACKET = 32 << 10  # bytes of data a packet of ours may carry; what RFC 4253
 SMALLEST_PACKET = 1 << 10  # a peer's lower maximum turns each read into thousands of packets: refused
 PACKETS_A_TURN = 64  # sent in one callback, then others have their turn
 MAX_WINDOW = 0xFFFFFFFF  # RFC 4254, 5.2
+OPEN_PROBE_S = 5.0  # an open unanswered for so long may mean that nobody is there: a keepalive asks
 OPEN_TIMEOUT_S = 30.0  # the other side gives up dialling after 10; a server that never answers is not waited for
 
 Opened = Callable[["ChannelStream"], None]
@@ -85,6 +86,7 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
             *arguments,
             handler=self,
         )
+        probe = self._loop.call_later(OPEN_PROBE_S, self._connection.probe)
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 await self._confirmation
@@ -96,6 +98,8 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
             if self._peer_number is not None:
                 self.abort()
             raise
+        finally:
+            probe.cancel()
         self._watch_unattached()
 
     def process_open(self, number: int, window: int, packet: int, opening: Awaitable[Opened]) -> None:

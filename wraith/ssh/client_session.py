@@ -13,7 +13,7 @@ from asyncssh.saslprep import SASLPrepError
 
 from wraith_transports import DuplexStream, format_address
 
-from ..errors import AuthenticationRefused, ConnectFailed, ExitCode, UsageError, WraithError, WrongPeer
+from ..errors import AuthenticationRefused, ConnectFailed, ExitCode, SessionLost, UsageError, WraithError, WrongPeer
 from ..opening import OpenFailed
 from ..specs import UnixBind
 from .attach import CLOSE_TIMEOUT_S, ClientAttachment
@@ -80,16 +80,19 @@ class ClientSession:
 
         self._connection.bounds.forwarded = handle
 
-    async def name_instance(self, instance: bytes) -> None:
-        """Tell a wraith server which process we are; another server does not know the request, and no harm done."""
-        await self._connection.request(b"instance@wraith", String(instance))
+    def name_instance(self, instance: bytes) -> None:
+        """Tell a wraith server which process we are. Another server does not know the request, and need not answer."""
+        self._connection.tell(b"instance@wraith", String(instance))
 
     async def listen(self, bind: Place) -> int:
-        """Have the server listen; the real port, 0 for a unix socket. Raises ForwardRefused."""
+        """Have the server listen; the real port, 0 for a unix socket. Raises ForwardRefused or SessionLost."""
+        self._owner.last_words = ""
         if isinstance(bind, UnixBind):
             answer = await self._connection.request(b"streamlocal-forward@openssh.com", String(bind.path))
         else:
             answer = await self._connection.request(b"tcpip-forward", String(bind.host), UInt32(bind.port))
+        if answer is None and self._connection.has_ended:
+            raise SessionLost("the session ended before the server had answered")
         if answer is None:
             raise ForwardRefused(bind, self._owner.last_words)
         if isinstance(bind, UnixBind):

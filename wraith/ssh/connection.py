@@ -47,6 +47,7 @@ _METHOD_NAMES = (
     "_make_global_request",
     "_make_keepalive_request",
     "_report_global_response",
+    "_send_global_request",
     "_send_kexinit",
     "add_channel",
     "connection_lost",
@@ -79,6 +80,7 @@ class Bounds:
         self.rekey_timer: asyncio.TimerHandle | None = None
         self.handshake_timers: list[asyncio.TimerHandle] = []
         self.forwarded: ForwardedHandler | None = None  # of a client: takes what comes to its remote forwards
+        self.probing = False  # a keepalive is out that was sent by `probe`
         self.heard_at = asyncio.get_running_loop().time()  # when the last byte came
 
 
@@ -91,6 +93,11 @@ class BoundedConnection(SSHConnection):
     def channels(self) -> list[ChannelStream]:
         """The channels there are, those being opened and those still being read included; all are ours."""
         return list(cast("dict[int, ChannelStream]", self._channels).values())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can be sent any more, whatever has been told of it yet."""
+        return self._transport is None
 
     # The gate
 
@@ -198,8 +205,21 @@ class BoundedConnection(SSHConnection):
         return packet.get_remaining_payload() if kind == MSG_REQUEST_SUCCESS else None
 
     def probe(self) -> None:
-        """Send a keepalive now; whatever comes back shows in `bounds.heard_at`."""
-        self.create_task(self._make_keepalive_request())
+        """Send a keepalive now, unless one of these is unanswered; what comes back shows in `bounds.heard_at`."""
+        if not self.bounds.probing:
+            self.bounds.probing = True
+            self.create_task(self._probe())
+
+    async def _probe(self) -> None:
+        try:
+            await self._make_keepalive_request()
+        finally:
+            self.bounds.probing = False
+
+    def tell(self, name: bytes, *arguments: bytes) -> None:
+        """Make a global request that nobody answers."""
+        if self._transport is not None:
+            self._send_global_request(name, *arguments, want_reply=False)
 
     def _report_global_response(self, result: bool | bytes) -> None:
         super()._report_global_response(result)
