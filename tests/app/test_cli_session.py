@@ -15,14 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run
 from tests.support.consoles import LIMIT_S, environment, wraith
-from tests.support.openers import DirectOpener
 from wraith.cli.demo_client import Fetched, fetch
 from wraith.cli.demo_target import DemoTarget
-from wraith.cli.session import SessionToCome
 from wraith.errors import ExitCode
-from wraith.opening import OpenFailed, OpenFailure
 
 Start = Callable[..., "Command"]
 LOOPBACK = ("--listen", "127.0.0.1:0")
@@ -152,7 +148,7 @@ def test_a_client_offers_a_socks_port_and_forwards_until_it_is_stopped(
 
 
 def test_a_lost_session_is_exit_code_1_and_one_line(server: tuple[Command, str], start: Start) -> None:
-    client = start("connect", server[1], "--no-socks5", "-q")
+    client = start("connect", server[1], "--no-socks5", "-q", "--exit-on-failure")
     server[0].wait_for("result=accept")
     assert server[0].end() == ExitCode.DONE
     assert client.end(None) == ExitCode.FAILED
@@ -192,7 +188,7 @@ def test_a_wrong_host_key_is_exit_code_6(server: tuple[Command, str], env: dict[
 def test_a_server_nobody_runs_is_exit_code_4(server: tuple[Command, str], env: dict[str, str]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        done = wraith("connect", f"127.0.0.1:{unused.getsockname()[1]}", "-D", "0", env=env)
+        done = wraith("connect", f"127.0.0.1:{unused.getsockname()[1]}", "-D", "0", "--exit-on-failure", env=env)
     assert done.returncode == ExitCode.NOT_CONNECTED
     assert done.stderr.count("\n") == 1
 
@@ -251,45 +247,3 @@ def test_two_v_show_where_an_error_came_from_and_less_does_not(env: dict[str, st
         assert done.returncode == ExitCode.UNUSABLE_FILE
         assert ("Traceback" in done.stderr) is shown
         assert done.stderr.splitlines()[-1].startswith("wraith: ")
-
-
-# The opener that stands in until there is a session
-
-
-def test_an_early_connection_waits_for_the_session(run: Run) -> None:
-    async def scenario() -> None:
-        async with DemoTarget(0) as target:
-            to_come = SessionToCome()
-            early = asyncio.ensure_future(to_come.open_connection("127.0.0.1", target.port))
-            await asyncio.sleep(0)
-            assert not early.done()
-            to_come.arrived(DirectOpener())
-            for stream in (await early, await to_come.open_connection("127.0.0.1", target.port)):
-                stream.abort()
-
-    run(scenario())
-
-
-def test_an_early_connection_fails_when_there_is_no_session_in_time(run: Run) -> None:
-    async def scenario() -> None:
-        with pytest.raises(OpenFailed) as caught:
-            await SessionToCome(wait_s=0).open_connection("h", 1)
-        assert caught.value.reason is OpenFailure.SESSION_DOWN
-
-    run(scenario())
-
-
-def test_an_early_connection_that_is_given_up_does_not_hurt_the_others(run: Run) -> None:
-    async def scenario() -> None:
-        async with DemoTarget(0) as target:
-            to_come = SessionToCome()
-            impatient = asyncio.ensure_future(to_come.open_connection("127.0.0.1", target.port))
-            patient = asyncio.ensure_future(to_come.open_connection("127.0.0.1", target.port))
-            await asyncio.sleep(0)
-            impatient.cancel()
-            await asyncio.wait([impatient])
-            to_come.arrived(DirectOpener())
-            (await patient).abort()
-            assert impatient.cancelled()
-
-    run(scenario())

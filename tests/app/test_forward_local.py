@@ -22,7 +22,7 @@ from tests.support.openers import (
 from wraith.errors import AddressUnavailable, ExitCode
 from wraith.forward import LocalForward
 from wraith.opening import Opener, OpenFailed, OpenFailure
-from wraith.specs import LOCALHOST, LocalForwardSpec, TcpBind
+from wraith.specs import LOCALHOST, LocalForwardSpec, TcpBind, TcpTarget
 
 LINGER_RESET = struct.pack("ii", 1, 0)
 
@@ -30,7 +30,7 @@ LINGER_RESET = struct.pack("ii", 1, 0)
 def forward(
     opener: Opener, port: int = 80, *, bind: TcpBind | None = None, max_connections: int = 1024
 ) -> LocalForward:
-    spec = LocalForwardSpec(bind or TcpBind("127.0.0.1", 0), "127.0.0.1", port)
+    spec = LocalForwardSpec(bind or TcpBind("127.0.0.1", 0), TcpTarget("127.0.0.1", port))
     return LocalForward(spec, opener, max_connections=max_connections)
 
 
@@ -87,7 +87,7 @@ def test_a_target_that_cannot_be_reached_resets_the_connection_and_is_logged(
     with caplog.at_level(logging.INFO):
         run(scenario())
     fields = [vars(record)["fields"] for record in caplog.records]
-    assert fields == [{"target": "127.0.0.1:80", "reason": "timed out"}] * 2
+    assert fields == [{"target": TcpTarget("127.0.0.1", 80), "reason": "timed out"}] * 2
 
 
 def test_an_exception_ends_its_own_connection_only(run: Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,9 +13,8 @@ from wraith.errors import UsageError
 from wraith.specs import (
     ALL_ADDRESSES,
     LOCALHOST,
-    ListenSpec,
-    LocalForwardSpec,
     AddressPattern,
+    ListenSpec,
     PermitOpen,
     Scheme,
     SocksSpec,
@@ -23,7 +22,6 @@ from wraith.specs import (
     TcpBind,
     UnixBind,
     parse_listen,
-    parse_local_forward,
     parse_open_pattern,
     parse_permit_open,
     parse_socks,
@@ -34,7 +32,6 @@ PARSERS: list[Callable[[str], object]] = [
     parse_target,
     parse_listen,
     parse_socks,
-    parse_local_forward,
     parse_open_pattern,
 ]
 
@@ -71,11 +68,6 @@ def test_a_target_is_read_back_as_it_was_written(target: Target) -> None:
 @given(st.builds(ListenSpec, hosts, st.integers(0, 65535), st.none() | st.sampled_from(Scheme)))
 def test_a_listening_address_is_read_back_as_it_was_written(spec: ListenSpec) -> None:
     assert parse_listen(str(spec)) == spec
-
-
-@given(st.builds(LocalForwardSpec, binds, hosts, ports))
-def test_a_forward_is_read_back_as_it_was_written(spec: LocalForwardSpec) -> None:
-    assert parse_local_forward(str(spec)) == spec
 
 
 @given(st.builds(SocksSpec, binds))
@@ -152,45 +144,6 @@ def test_an_endpoint_id_is_never_taken_for_a_host_name(length: int) -> None:
 def test_a_malformed_target_is_told_why(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         parse_target(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "spec"),
-    [
-        ("8080:db:5432", LocalForwardSpec(TcpBind(LOCALHOST, 8080), "db", 5432)),
-        ("0:db:5432", LocalForwardSpec(TcpBind(LOCALHOST, 0), "db", 5432)),
-        ("LocalHost:8080:db:5432", LocalForwardSpec(TcpBind(LOCALHOST, 8080), "db", 5432)),
-        ("127.0.0.1:8080:[2001:db8::1]:80", LocalForwardSpec(TcpBind("127.0.0.1", 8080), "2001:db8::1", 80)),
-        ("[::1]:8080:db:80", LocalForwardSpec(TcpBind("::1", 8080), "db", 80)),
-        ("*:8080:db:80", LocalForwardSpec(TcpBind(ALL_ADDRESSES, 8080), "db", 80)),
-        (":8080:db:80", LocalForwardSpec(TcpBind(ALL_ADDRESSES, 8080), "db", 80)),
-        ("[]:8080:db:80", LocalForwardSpec(TcpBind(ALL_ADDRESSES, 8080), "db", 80)),
-        ("[10.0.0.1]:8080:[db]:80", LocalForwardSpec(TcpBind("10.0.0.1", 8080), "db", 80)),
-    ],
-)
-def test_forwards_are_read_as_ssh_reads_them(text: str, spec: LocalForwardSpec) -> None:
-    assert parse_local_forward(text) == spec
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("8080", "1 fields"),
-        ("8080:db", "2 fields"),
-        ("a:b:c:d:e", "5 fields"),
-        ("8080::80", "host is missing"),
-        ("8080:db:0", "not a port"),
-        ("8080:db:http", "not a port"),
-        ("-1:db:80", "not a port"),
-        ("::1:8080:db:80", "6 fields"),
-        ("[::1:8080:db:80", "not closed"),
-        ("/tmp/s:db:80", "only TCP forms"),
-        ("8080:/tmp/s", "only TCP forms"),
-    ],
-)
-def test_a_malformed_forward_is_told_why(text: str, reason: str) -> None:
-    with pytest.raises(UsageError, match=reason):
-        parse_local_forward(text)
 
 
 @pytest.mark.parametrize(

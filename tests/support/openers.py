@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
-from wraith.opening import OpenFailed, OpenFailure
-from wraith_transports import DialError, DuplexStream
+from wraith.opening import DialingOpener
+from wraith_transports import DuplexStream
 from wraith_transports.tcp import DirectDialer
 
 PATIENCE_S = 10.0
@@ -30,10 +30,11 @@ class DirectOpener:
         self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)
     ) -> DuplexStream:
         self.asked.append((host, port, origin))
-        try:
-            return await DirectDialer().dial(host, port)
-        except DialError as error:
-            raise OpenFailed(str(error), OpenFailure[error.reason.name]) from error
+        return await DialingOpener(DirectDialer()).open_connection(host, port)
+
+    async def open_unix_connection(self, path: str) -> DuplexStream:
+        self.asked.append((path, 0, NOWHERE))
+        return await DialingOpener(DirectDialer()).open_unix_connection(path)
 
 
 class FailingOpener:
@@ -46,6 +47,9 @@ class FailingOpener:
         self, host: str, port: int, *, origin: tuple[str, int] = ("127.0.0.1", 0)
     ) -> DuplexStream:
         raise self.error
+
+    async def open_unix_connection(self, path: str) -> DuplexStream:
+        return await self.open_connection(path, 0)
 
 
 class HangingOpener:
@@ -65,6 +69,9 @@ class HangingOpener:
             self.cancelled += 1
             raise
         raise AssertionError("unreachable")
+
+    async def open_unix_connection(self, path: str) -> DuplexStream:
+        return await self.open_connection(path, 0)
 
 
 async def until(condition: Callable[[], object]) -> None:

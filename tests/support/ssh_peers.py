@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,7 +14,8 @@ import asyncssh
 from asyncssh.connection import SSHConnection
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
-from wraith.specs import PermitOpen
+from wraith.admission import Admission
+from wraith.specs import PermitListen, PermitOpen
 from wraith.ssh.attach import ClientAttachment, ServerAttachment
 from wraith.ssh.budget import SESSION_CREDIT, TOTAL_CREDIT, CreditBudget
 from wraith.ssh.channel import ChannelStream
@@ -22,11 +23,14 @@ from wraith.ssh.connection import BoundedClientConnection, BoundedServerConnecti
 from wraith.ssh.key_files import public_line
 from wraith.ssh.key_ring import KeyRing
 from wraith.ssh.link import SSHLink
+from wraith.ssh.port_registry import PortRegistry
 from wraith.ssh.server_session import ServerRules, ServerSession
 from wraith_transports import DialError, DialFailure, DuplexStream, TransportInfo, memory_pair
 
 HOST_KEY = asyncssh.generate_private_key("ssh-ed25519")
 USER_KEY = asyncssh.generate_private_key("ssh-ed25519")
+ANY_TARGET = PermitOpen()
+ANY_PORT = PermitListen()  # that needs no rights
 AUTHORIZED = (public_line(USER_KEY) + "\n").encode()
 
 MSG_DISCONNECT = 1
@@ -143,7 +147,9 @@ class Service:
         budget = CreditBudget(SESSION_CREDIT, self.total)
         info = TransportInfo("memory", stream.get_extra_info("peername"))
         name = f"session{len(self.sessions)}"
+        self.rules.admission.arrive(name, info.remote_address[0])
         connection, link = self._attachment.start(stream, ServerSession(self.rules, stream, info, name), budget)
+        link.ended.add_done_callback(lambda _: self.rules.admission.leave(name))
         served = Served(connection, budget, stream, link)
         self.sessions.append(served)
         return served
@@ -151,16 +157,35 @@ class Service:
 
 @asynccontextmanager
 async def serving(
-    *, authorized: bytes = AUTHORIZED, max_auth_attempts: int = 10, max_channels: int = 1024, total: int = TOTAL_CREDIT
+    *,
+    authorized: bytes = AUTHORIZED,
+    max_auth_attempts: int = 10,
+    max_channels: int = 1024,
+    total: int = TOTAL_CREDIT,
+    permit_open: PermitOpen = ANY_TARGET,
+    permit_listen: PermitListen = ANY_PORT,
+    gateway_ports: bool = False,
 ) -> AsyncIterator[Service]:
     """Run a server over memory, and see that every session of it ends."""
     targets = Targets()
+    cleanups: set[asyncio.Task[None]] = set()
+
+    def clean_up(work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        cleanups.add(task)
+        task.add_done_callback(cleanups.discard)
+
     rules = ServerRules(
         keys=KeyRing(authorized),
-        permit_open=PermitOpen(),
+        permit_open=permit_open,
         dialer=targets,
         max_auth_attempts=max_auth_attempts,
         max_channels=max_channels,
+        permit_listen=permit_listen,
+        gateway_ports=gateway_ports,
+        registry=PortRegistry(),
+        admission=Admission(),
+        clean_up=clean_up,
     )
     budget = CreditBudget(total)
     service = Service(await ServerAttachment.create(HOST_KEY, budget), rules, targets, budget)
@@ -174,6 +199,7 @@ async def serving(
         await until(lambda: all(served.over for served in service.sessions), "end of every session")
         # asyncssh reads its options again, in a thread, whenever a user name changes.
         await until(lambda: not any(served.connection._tasks for served in service.sessions), "end of every task")
+        await until(lambda: not cleanups, "end of every clean-up")
 
 
 async def log_in(
