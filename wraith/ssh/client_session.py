@@ -35,8 +35,7 @@ class ForwardRefused(WraithError):
 
     def __init__(self, bind: Place, words: str) -> None:
         self.bind = bind
-        said = f" ({words})" if words else ""
-        super().__init__(f"the server refused to listen on {bind}{said}: taken there, or not permitted")
+        super().__init__(f"the server refused to listen on {bind}: {words or 'taken there, or not permitted'}")
 
 
 CHANNELS_TIMEOUT_S = 1.0  # at the end, for what channels still have to send
