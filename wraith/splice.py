@@ -28,6 +28,7 @@ class Splice:
         """Start copying. `unread` was already taken from `one`; `done` is called when both are gone."""
         self._done = done
         self._left = 2
+        self.fault: Exception | None = None  # the first that ended a stream before its time
         first, second = _Side(self, one, other), _Side(self, other, one)
         for stream in (one, other):
             stream.set_write_buffer_limits(0, 0)
@@ -50,8 +51,9 @@ class Splice:
             for side in self._sides:
                 side.source.close()
 
-    def side_lost(self) -> None:
+    def side_lost(self, fault: Exception | None) -> None:
         """Count the streams that are gone."""
+        self.fault = self.fault or fault
         self._left -= 1
         if not self._left and self._done is not None:
             self._done()
@@ -87,11 +89,11 @@ class _Side(asyncio.Protocol):
             self.sink.close()
         else:
             self.sink.abort()
-        self._splice.side_lost()
+        self._splice.side_lost(exc)
 
 
-async def splice(one: DuplexStream, other: DuplexStream, *, unread: bytes = b"") -> None:
-    """Copy both ways between two streams; returns when both are gone.
+async def splice(one: DuplexStream, other: DuplexStream, *, unread: bytes = b"") -> Exception | None:
+    """Copy both ways between two streams; returns when both are gone, with what cut one off, if anything did.
 
     `unread` are bytes already taken from `one`, and go to `other` first. Cancelling resets both.
     """
@@ -102,3 +104,4 @@ async def splice(one: DuplexStream, other: DuplexStream, *, unread: bytes = b"")
     except asyncio.CancelledError:
         joined.abort()
         raise
+    return joined.fault

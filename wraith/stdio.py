@@ -12,6 +12,18 @@ from wraith_transports import READ_CHUNK, QueuedStream
 from .opening import LOOPBACK_ORIGIN
 
 
+def occupy_standard_descriptors() -> None:
+    """Open the null device where standard input, output or error is closed.
+
+    Else the first socket gets the number, and what is meant for the standard output goes into it.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            _put_null_device_at(descriptor)
+
+
 class StdioStream(QueuedStream):
     """Two descriptors, read and written by a thread each.
 
@@ -21,7 +33,9 @@ class StdioStream(QueuedStream):
     """
 
     def __init__(self, read_descriptor: int = 0, write_descriptor: int = 1) -> None:
-        super().__init__()
+        """Read and write these descriptors, which stay the caller's to close."""
+        # Whoever writes our input is not waited for: nothing is lost that anybody would still read.
+        super().__init__(drain_timeout_s=0)
         self._read_descriptor = read_descriptor
         self._write_descriptor = write_descriptor
         self._may_read = threading.Event()
@@ -102,9 +116,10 @@ class StdioStream(QueuedStream):
         self._may_read.set()
 
     def _carrier_end(self) -> None:
-        # Whoever reads our output must see its end while our input may still go on.
+        # Whoever reads our output must see its end while our input may still go on. The number stays
+        # taken: the next file or socket that is opened would be the standard output of this process.
         with contextlib.suppress(OSError):
-            os.close(self._write_descriptor)
+            _put_null_device_at(self._write_descriptor)
 
     def _carrier_close(self) -> None:
         self._wake_writer.release()
@@ -117,3 +132,10 @@ class StdioStream(QueuedStream):
     def _tell(self, what: Any, *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(what, *arguments)
+
+
+def _put_null_device_at(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)

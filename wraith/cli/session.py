@@ -10,7 +10,7 @@ import sys
 
 import wraith
 from wraith import logs
-from wraith.errors import ExitCode
+from wraith.errors import ExitCode, WraithError
 from wraith.forward import LocalForward
 from wraith.logs import event
 from wraith.opening import DialingOpener, Opener
@@ -21,7 +21,7 @@ from wraith.session_keeper import SessionKeeper
 from wraith.socks import Credentials, SocksListener, parse_credentials, read_credentials
 from wraith.specs import RemoteForwardSpec, TcpBind, TcpTarget, join_host_port
 from wraith.splice import splice
-from wraith.stdio import StdioStream
+from wraith.stdio import StdioStream, occupy_standard_descriptors
 from wraith_transports import DirectDialer
 
 from .flags import Verbosity
@@ -41,6 +41,7 @@ def hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
 
 def join(options: ConnectOptions, target: TcpTarget, verbosity: Verbosity) -> ExitCode:
     """Join standard input and output to one target through one session. Raises OpenFailed if it is refused."""
+    occupy_standard_descriptors()
     logs.configure(verbosity.level, sys.stderr, log_format=verbosity.log_format, tracebacks=verbosity.tracebacks)
     return run(lambda interruption: _join(with_questions(options, interruption), target))
 
@@ -65,7 +66,10 @@ def socks_credentials(options: ConnectOptions) -> Credentials | None:
 async def _join(options: ConnectOptions, target: TcpTarget) -> ExitCode:
     async with wraith.connect(options) as session:
         stream = await session.open_connection(target.host, target.port)
-        await splice(StdioStream(), stream)
+        fault = await splice(StdioStream(), stream)
+    if fault is not None:
+        words = getattr(fault, "strerror", None) or str(fault)
+        raise WraithError(f"the connection to {target} broke off: {words}")
     return ExitCode.DONE
 
 
