@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import asyncssh
-from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
+from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_RESOURCE_SHORTAGE
 from asyncssh.packet import SSHPacket, UInt32
 
 from ..specs import TcpBind, UnixBind
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .connection import BoundedConnection
 
 MAX_PORT = 65535
+MAX_CLIENT_CHANNELS = 1024  # above it a server's opens are refused: each costs a dial and a descriptor here
 
 ListenAddress = TcpBind | UnixBind
 
@@ -109,6 +110,8 @@ class ClientForwardRequests:
         handler = connection.bounds.forwarded
         if handler is None:
             raise asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "nothing was asked for")
+        if len(connection.channels) >= MAX_CLIENT_CHANNELS:
+            raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many channels")
         return ChannelStream(connection, request.origin), handler(request)
 
 

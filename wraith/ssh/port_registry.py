@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from ..specs import TcpBind, UnixBind
+from ..specs import ALL_ADDRESSES, LOCALHOST, TcpBind, UnixBind
 from .offer import Credential
 
 Place = TcpBind | UnixBind
+
+LOOPBACK = frozenset({"127.0.0.1", "::1"})  # what LOCALHOST is bound to
 
 
 class HoldingSession(Protocol):
@@ -61,7 +63,8 @@ class PortRegistry:
 
     async def claim(self, place: Place, claim: Claim) -> None:
         """Give the place to the claim, ending the session that held it where that is due. Raises PortHeld."""
-        while (holding := self._held.get(place)) is not None:
+        while (held := self._holding_of(place)) is not None:
+            held_place, holding = held
             holder = holding.claim
             if claim.credential is None or holder.credential != claim.credential:
                 raise PortHeld(None)
@@ -72,8 +75,8 @@ class PortRegistry:
                 raise PortHeld(holding.since)
             await holder.session.end_whole()
             # It gives up its places as it ends; should it not, they are taken from it.
-            if self._held.get(place) is holding:
-                del self._held[place]
+            if self._held.get(held_place) is holding:
+                del self._held[held_place]
         self._held[place] = Holding(claim, datetime.now(UTC))
 
     def release(self, place: Place, session: HoldingSession) -> None:
@@ -81,3 +84,15 @@ class PortRegistry:
         holding = self._held.get(place)
         if holding is not None and holding.claim.session is session:
             del self._held[place]
+
+    def _holding_of(self, place: Place) -> tuple[Place, Holding] | None:
+        """Find who holds the place, or one that it cannot be listened on beside."""
+        return next((held for held in self._held.items() if _overlap(held[0], place)), None)
+
+
+def _overlap(one: Place, other: Place) -> bool:
+    """Whether two places share an address and its port; names other than localhost are not looked up."""
+    if isinstance(one, UnixBind) or isinstance(other, UnixBind) or one.port != other.port:
+        return one == other
+    hosts = {one.host, other.host}
+    return len(hosts) == 1 or ALL_ADDRESSES in hosts or (LOCALHOST in hosts and not hosts.isdisjoint(LOOPBACK))

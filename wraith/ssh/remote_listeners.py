@@ -14,14 +14,13 @@ from ..specs import ALL_ADDRESSES, LOCALHOST, PermitListen, TcpBind, TcpTarget, 
 from ..waiting import WaitingStream
 from .channel import ChannelStream, open_forwarded_streamlocal, open_forwarded_tcpip
 from .connection import BoundedConnection
-from .port_registry import Claim, Place, PortRegistry
+from .port_registry import LOOPBACK, Claim, Place, PortRegistry
 
 MAX_LISTENERS = 64  # of one session; each costs descriptors whether anybody connects or not
 
 logger = logging.getLogger(__name__)
 
 _EVERY_ADDRESS = ("", "*", "0.0.0.0", "::")  # noqa: S104 - to recognise, not to bind
-_LOOPBACK = ("127.0.0.1", "::1")
 
 
 class RemoteListeners:
@@ -109,7 +108,7 @@ class RemoteListeners:
         # refused, where sshd would bind loopback and not say so.
         if host in _EVERY_ADDRESS:
             return TcpBind(LOCALHOST, asked.port)
-        return asked if host in _LOOPBACK else None
+        return asked if host in LOOPBACK else None
 
 
 class _RemoteListener:
