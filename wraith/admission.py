@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import ipaddress
+from collections import Counter
 from dataclasses import dataclass
+from enum import Enum
+
+from wraith_transports import site_of
 
 MAX_UNAUTHENTICATED = 256  # some 60 KiB each; a login takes well under a second
 
-IPV6_SITE_BITS = 64  # what one customer gets at least, so what one stranger can be anywhere in
+
+class NoRoom(Enum):
+    """Why a connection was refused, in the words of the log."""
+
+    ADDRESS = "too-many-from-address"  # --max-connections-per-ip
+    SESSIONS = "too-many-sessions"  # --max-sessions
 
 
 @dataclass(slots=True)
 class _Visitor:
     site: str
     exchanged: bool = False  # has finished its key exchange
-    authenticated: bool = False
 
 
 class Admission:
-    """Counts connections by name and address. No I/O: it says who has to go."""
+    """Counts connections by name and address. No I/O: it says who has to go.
+
+    What is logged in is never asked to make room.
+    """
 
     def __init__(
         self, *, max_per_address: int = 0, max_sessions: int = 1000, max_unauthenticated: int = MAX_UNAUTHENTICATED
@@ -27,68 +37,59 @@ class Admission:
         self._max_per_address = max_per_address
         self._max_sessions = max_sessions
         self._max_unauthenticated = max_unauthenticated
-        self._visitors: dict[str, _Visitor] = {}  # in order of arrival
+        self._waiting: dict[str, _Visitor] = {}  # not logged in; in order of arrival
+        self._sessions: dict[str, _Visitor] = {}  # logged in
 
-    def arrive(self, name: str, address: str) -> list[str] | None:
-        """Judge a new connection: who has to make room for it (mostly nobody), or None when it is refused."""
+    def arrive(self, name: str, address: str) -> list[str] | NoRoom:
+        """Judge a new connection: who has to make room for it (mostly nobody), or why it is refused.
+
+        Who makes room has left by that.
+        """
         site = site_of(address)
-        same = [visitor for visitor in self._visitors.values() if visitor.site == site]
-        if self._max_per_address and len(same) >= self._max_per_address:
-            return None
-        if sum(visitor.authenticated for visitor in self._visitors.values()) >= self._max_sessions:
-            return None
+        if self._max_per_address and self._count(site) >= self._max_per_address:
+            return NoRoom.ADDRESS
+        if len(self._sessions) >= self._max_sessions:
+            return NoRoom.SESSIONS
+        rivals = {each: visitor for each, visitor in self._waiting.items() if visitor.site == site}
         leaving: list[str] = []
-        if sum(not visitor.authenticated for visitor in same) >= self._max_unauthenticated // 2:
-            own = self._oldest(site=site, exchanged=False)
-            if own is None:
-                return None
-            leaving.append(own)
-        elif self._unauthenticated() >= self._max_unauthenticated:
-            leaving.append(self._oldest(exchanged=False) or self._oldest(site=self._largest_site()) or "")
+        if len(rivals) >= max(1, self._max_unauthenticated // 2):
+            leaving = [_first_to_go(rivals)]
+        elif len(self._waiting) >= self._max_unauthenticated:
+            leaving = [_first_to_go(self._waiting)]
         for each in leaving:
             self.leave(each)
-        self._visitors[name] = _Visitor(site)
+        self._waiting[name] = _Visitor(site)
         return leaving
 
     def exchanged(self, name: str) -> None:
         """Note a finished key exchange."""
-        if name in self._visitors:
-            self._visitors[name].exchanged = True
+        if name in self._waiting:
+            self._waiting[name].exchanged = True
 
-    def authenticated(self, name: str) -> None:
-        """Note a login."""
-        if name in self._visitors:
-            self._visitors[name].exchanged = self._visitors[name].authenticated = True
+    def log_in(self, name: str) -> bool:
+        """Note a login; False when it may not be, because there are as many sessions as there may be.
+
+        A connection that was asked to make room does not log in any more.
+        """
+        if name not in self._waiting or len(self._sessions) >= self._max_sessions:
+            return False
+        self._sessions[name] = self._waiting.pop(name)
+        return True
 
     def leave(self, name: str) -> None:
         """Note that a connection is gone."""
-        self._visitors.pop(name, None)
+        self._waiting.pop(name, None)
+        self._sessions.pop(name, None)
 
-    def _unauthenticated(self) -> int:
-        return sum(not visitor.authenticated for visitor in self._visitors.values())
-
-    def _oldest(self, *, site: str | None = None, exchanged: bool | None = None) -> str | None:
-        for name, visitor in self._visitors.items():
-            if visitor.authenticated or (site is not None and visitor.site != site):
-                continue
-            if exchanged is None or visitor.exchanged == exchanged:
-                return name
-        return None
-
-    def _largest_site(self) -> str:
-        counts: dict[str, int] = {}
-        for visitor in self._visitors.values():
-            if not visitor.authenticated:
-                counts[visitor.site] = counts.get(visitor.site, 0) + 1
-        return max(counts, key=lambda site: counts[site])
+    def _count(self, site: str) -> int:
+        return sum(visitor.site == site for group in (self._waiting, self._sessions) for visitor in group.values())
 
 
-def site_of(address: str) -> str:
-    """Give what counts as one address: an IPv4 address itself, an IPv6 one's /64."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return str(parsed)
-    return str(ipaddress.ip_network((parsed, IPV6_SITE_BITS), strict=False).network_address)
+def _first_to_go(waiting: dict[str, _Visitor]) -> str:
+    """Choose the oldest whose key exchange is not finished, else the oldest of the address with most."""
+    for name, visitor in waiting.items():
+        if not visitor.exchanged:
+            return name
+    sites = Counter(visitor.site for visitor in waiting.values())
+    largest = max(sites, key=lambda site: sites[site])
+    return next(name for name, visitor in waiting.items() if visitor.site == largest)

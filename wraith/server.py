@@ -27,7 +27,7 @@ from wraith_transports import (
 from wraith_transports import AddressUnavailable as TransportAddressUnavailable
 from wraith_transports.tls import TlsAcceptor
 
-from .admission import Admission
+from .admission import Admission, NoRoom
 from .errors import AddressUnavailable, UnusableFile
 from .logs import event
 from .options import ServeOptions, default_directory
@@ -227,8 +227,12 @@ class Server:
         assert self._attachment is not None
         assert self._rules is not None
         name = secrets.token_hex(4)
-        leaving = None if self._stopping else self._admission.arrive(name, info.remote_address[0])
-        if leaving is None:
+        if self._stopping:
+            stream.abort()
+            return
+        leaving = self._admission.arrive(name, info.remote_address[0])
+        if isinstance(leaving, NoRoom):
+            event(logger, logging.INFO, "connection refused", remote_addr=info.remote_address[0], reason=leaving.value)
             stream.abort()
             return
         for each in leaving:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .addresses import format_address, is_numeric, is_public, unmapped
+from .addresses import format_address, is_numeric, is_public, site_of, unmapped
 from .base import StreamBase
 from .errors import (
     AcceptorClosed,
@@ -76,5 +76,6 @@ __all__ = [
     "memory_pair",
     "read_buffer",
     "read_head",
+    "site_of",
     "unmapped",
 ]

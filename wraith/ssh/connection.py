@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import asyncssh
 from asyncssh.connection import SSHConnection
 from asyncssh.constants import MSG_REQUEST_SUCCESS
-from asyncssh.packet import String
+from asyncssh.packet import SSHPacket, String
 
 from ..errors import WraithError
 from .budget import CreditBudget
@@ -61,7 +62,7 @@ _METHOD_NAMES = (
     "send_newkeys",
     "send_packet",
 )
-_SERVER_METHOD_NAMES = ("validate_public_key",)
+_SERVER_METHOD_NAMES = ("_finish_userauth", "reload_config", "validate_public_key")
 
 
 class IncompatibleLibrary(WraithError):
@@ -79,6 +80,7 @@ class Bounds:
         self.pump_scheduled = False
         self.rekey_timer: asyncio.TimerHandle | None = None
         self.handshake_timers: list[asyncio.TimerHandle] = []
+        self.exchanged: Callable[[], None] | None = None  # hears of the peer's first NEWKEYS
         self.forwarded: ForwardedHandler | None = None  # of a client: takes what comes to its remote forwards
         self.probing = False  # a keepalive is out that was sent by `probe`
         self.heard_at = asyncio.get_running_loop().time()  # when the last byte came
@@ -187,6 +189,9 @@ class BoundedConnection(SSHConnection):
         # RFC 4253, section 9 counts both directions; asyncssh counts what it sends.
         self._rekey_bytes_sent += len(data)
         super().data_received(data, datatype)
+        if self._recv_encryption is not None and self.bounds.exchanged is not None:
+            self.bounds.exchanged()
+            self.bounds.exchanged = None
         if len(self._deferred_packets) > MAX_DEFERRED:
             self.connection_lost(asyncssh.ProtocolError("too many requests during a key exchange"))
         elif len(self._inpbuf) > MAX_UNPARSED:
@@ -242,6 +247,10 @@ class BoundedClientConnection(ClientForwardRequests, BoundedConnection, asyncssh
 class KeyJudge(Protocol):
     """What a server's owner decides about a login."""
 
+    def asked(self) -> None:
+        """Take note of a request to log in, whatever it offers."""
+        ...
+
     def key_offered(self, user: str, blob: bytes) -> asyncssh.SSHKey | None:
         """Judge a public key or certificate: the key that its signature has to fit, or None for a refusal."""
         ...
@@ -253,6 +262,15 @@ class KeyJudge(Protocol):
 
 class BoundedServerConnection(ServerForwardRequests, BoundedConnection, asyncssh.SSHServerConnection):
     """The server's side."""
+
+    async def _finish_userauth(self, begin_auth: bool, method: bytes, packet: SSHPacket) -> None:
+        # asyncssh answers requests without a key, or under ever new names, for as long as they come.
+        if self._owner is not None:
+            cast("KeyJudge", self._owner).asked()
+        await super()._finish_userauth(begin_auth, method, packet)
+
+    async def reload_config(self) -> None:
+        """Keep the options: asyncssh would make them again, in a thread, for each new user name."""
 
     async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
         """Let the owner judge what is offered (asyncssh calls this, with a `msg` when it is signed).

@@ -14,7 +14,7 @@ from .key_ring import KeyRing
 from .login_rules import Refusal
 from .offer import BadOffer, Offer, read_offer
 
-REQUESTS_A_KEY = 4  # a client asks about a key, signs with it, and may repeat both under another user name
+REQUESTS_A_KEY = 4  # a client asks without one, about it, signs with it, and may repeat that under another user name
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,20 @@ class Login:
         """How many keys and certificates were offered."""
         return len(self._attempts)
 
+    def asked(self) -> None:
+        """Count a request of any kind, also one that offers nothing. Raises asyncssh.PermissionDenied at the limit."""
+        self._requests += 1
+        if self._requests > self._max_attempts * REQUESTS_A_KEY:
+            raise asyncssh.PermissionDenied("Too many authentication requests")
+
     def offered(self, user: str, blob: bytes) -> tuple[Attempt, asyncssh.SSHKey | None]:
         """Judge an offer; the key its signature has to fit, if it may log in.
 
         Raises asyncssh.PermissionDenied when there have been too many.
         """
         self.user = user
-        self._requests += 1
         if blob not in self._attempts and len(self._attempts) >= self._max_attempts:
             raise asyncssh.PermissionDenied("Too many authentication failures")
-        if self._requests > self._max_attempts * REQUESTS_A_KEY:
-            raise asyncssh.PermissionDenied("Too many authentication requests")
         self._attempts.pop(blob, None)
         attempt, offer = self._judge(user, blob)
         self._attempts[blob] = attempt

@@ -11,6 +11,7 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.constants import (
     DISC_BY_APPLICATION,
+    DISC_TOO_MANY_CONNECTIONS,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_CONNECT_FAILED,
     OPEN_RESOURCE_SHORTAGE,
@@ -19,7 +20,7 @@ from asyncssh.constants import (
 from wraith_transports import Dialer, DialError, DuplexStream, SupportsTrust, TransportInfo
 from wraith_transports.tcp import dial_unix
 
-from ..admission import Admission
+from ..admission import Admission, NoRoom
 from ..logs import event
 from ..specs import PermitListen, PermitOpen, UnixBind
 from ..splice import Splice
@@ -90,6 +91,7 @@ class ServerSession(asyncssh.SSHServer):
         """Note the connection."""
         assert isinstance(conn, BoundedServerConnection)
         self._connection = conn
+        conn.bounds.exchanged = lambda: self._rules.admission.exchanged(self._name)
         host, port = self._info.remote_address
         self._log(logging.INFO, "connection opened", remote_addr=host, transport=self._info.kind, remote_port=port)
 
@@ -111,12 +113,15 @@ class ServerSession(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         """Ask for authentication, whoever it is."""
         self._login.user = username
-        self._rules.admission.exchanged(self._name)  # there is no authentication before it
         return True
 
     def public_key_auth_supported(self) -> bool:
         """Offer public keys, the only way in."""
         return True
+
+    def asked(self) -> None:
+        """Count a request of any kind. Raises asyncssh.PermissionDenied at the limit."""
+        self._login.asked()
 
     def key_offered(self, user: str, blob: bytes) -> asyncssh.SSHKey | None:
         """Judge an offered key or certificate. Raises asyncssh.PermissionDenied at the limit."""
@@ -133,15 +138,18 @@ class ServerSession(asyncssh.SSHServer):
         return key
 
     def key_proven(self, blob: bytes, proven: bool) -> None:
-        """Note whether the signature was right."""
-        if proven:
-            self._login.proven(blob)
-        else:
+        """Note whether the signature was right. Raises asyncssh.DisconnectError when there is no room for a session."""
+        if not proven:
             self._login.not_proven(blob)
+            return
+        self._login.proven(blob)  # and so not in the log as a reject, which gets people banned
+        if not self._rules.admission.log_in(self._name):
+            reason = NoRoom.SESSIONS.value
+            self._log(logging.INFO, "connection refused", remote_addr=self._info.remote_address[0], reason=reason)
+            raise asyncssh.DisconnectError(DISC_TOO_MANY_CONNECTIONS, "too many sessions")
 
     def auth_completed(self) -> None:
         """Note the login."""
-        self._rules.admission.authenticated(self._name)
         if self._connection is not None:
             self._listeners = RemoteListeners(
                 self._connection,

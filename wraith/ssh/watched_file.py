@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from .key_files import Guard, read_file
 Entry = TypeVar("Entry")
 ParseLine = Callable[[str, int, str], Entry | None]  # line, its number, the file's name; raises UnusableFile
 Stamp = tuple[int, int, int, int] | None
+
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ class WatchedFile(Generic[Entry]):
         except UnusableFile as error:
             self.missing = isinstance(error.__cause__, FileNotFoundError)
             self.readable = False
+            if getattr(error.__cause__, "errno", None) in OUT_OF_RESOURCES:
+                self._stamp = None  # not the file's fault: look again next time
             event(logger, logging.ERROR, f"{self._kind} cannot be used", reason=error)
             return True
         self.entries = parse_lines(text, self._name, self._parse_line, self._say)

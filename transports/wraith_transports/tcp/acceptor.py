@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import os
 import socket
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from .user_timeout import set_user_timeout
 BACKLOG = 1024
 SAME_PORT_ATTEMPTS = 20  # port 0 on two families: the second may find the first's number taken
 PAUSE_WHEN_OUT_OF_FILES_S = 0.1
+QUIET_WHEN_OUT_OF_FILES_S = 60.0  # it is said again when there were enough of them for so long
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class TcpAcceptor:
         self._sockets: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._queue: AcceptQueue | None = None
+        self._last_out_of_files_at = -math.inf
 
     async def start(self) -> None:
         """Bind and listen."""
@@ -78,21 +81,17 @@ class TcpAcceptor:
     async def _accept_on(self, sock: socket.socket, queue: AcceptQueue) -> None:
         """Take connections off one socket for as long as there is room for them."""
         loop = asyncio.get_running_loop()
-        out_of_files = False
         try:
             while not queue.closed:
                 await queue.room()
                 try:
                     connection, _ = await loop.sock_accept(sock)
-                    out_of_files = False
                     if self._peer_always_reads:
                         set_user_timeout(connection)
                     stream = await TcpStream.from_socket(connection)
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                        if not out_of_files:
-                            out_of_files = True
-                            logger.error("no file descriptor is free: accepting pauses until one is")
+                        self._say_out_of_files(loop.time())
                         await asyncio.sleep(PAUSE_WHEN_OUT_OF_FILES_S)
                     # Anything else belongs to the connection that was about to be accepted.
                     continue
@@ -100,6 +99,12 @@ class TcpAcceptor:
                     stream.abort()
         except asyncio.CancelledError:
             pass
+
+    def _say_out_of_files(self, now: float) -> None:
+        # Once, although descriptors become free and are taken one by one, on two sockets.
+        if now - self._last_out_of_files_at > QUIET_WHEN_OUT_OF_FILES_S:
+            logger.error("no file descriptor is free: accepting pauses until one is")
+        self._last_out_of_files_at = now
 
 
 async def _bind(host: str, port: int) -> list[socket.socket]:

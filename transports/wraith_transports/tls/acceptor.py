@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ..accepting import AcceptQueue
+from ..addresses import site_of
 from ..errors import AcceptorClosed
 from ..scratch import read_buffer
 from ..stream import DuplexStream
@@ -32,7 +34,8 @@ class TlsAcceptor:
     """A TransportAcceptor around another one.
 
     Every connection has a slot from when it is accepted below until it is handed out or has ended. When all
-    are taken, the one that has been silent longest makes room for the next.
+    are taken, the one that has been silent longest makes room for the next: where one address has more than
+    half, of those.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class TlsAcceptor:
         self._timeout_s = handshake_timeout_s
         self._max_handshakes = max_handshakes
         self._clock = clock
-        self._slots: OrderedDict[DuplexStream, asyncio.Task[None]] = OrderedDict()  # the longest silent first
+        self._slots: OrderedDict[DuplexStream, _Slot] = OrderedDict()  # the longest silent first
         self._queue: AcceptQueue | None = None
         self._pump: asyncio.Task[None] | None = None
 
@@ -94,7 +97,8 @@ class TlsAcceptor:
                     await queue.room()
                     stream, info = await self._inner.accept()
                     self._make_room()
-                    self._slots[stream] = handshakes.create_task(self._serve(stream, info, queue))
+                    site = site_of(info.remote_address[0])
+                    self._slots[stream] = _Slot(site, handshakes.create_task(self._serve(stream, info, queue)))
         except* AcceptorClosed:
             pass
         finally:
@@ -102,8 +106,10 @@ class TlsAcceptor:
 
     def _make_room(self) -> None:
         while len(self._slots) >= self._max_handshakes:
-            _, task = self._slots.popitem(last=False)
-            task.cancel()
+            site, count = Counter(slot.site for slot in self._slots.values()).most_common(1)[0]
+            greedy = count > self._max_handshakes // 2
+            leaving = next(stream for stream, slot in self._slots.items() if slot.site == site or not greedy)
+            self._slots.pop(leaving).task.cancel()
 
     def _heard(self, stream: DuplexStream) -> None:
         if stream in self._slots:
@@ -164,6 +170,12 @@ class TlsAcceptor:
                 inner.write(NO_ALPN_ALERT)
         inner.close()
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    site: str  # whose it is
+    task: asyncio.Task[None]
 
 
 class _Opening(asyncio.BufferedProtocol):
