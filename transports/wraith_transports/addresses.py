@@ -65,13 +65,18 @@ def is_name(host: str) -> bool:
     return _NAME.fullmatch(host) is not None
 
 
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052, 2.1
+# What ends in the IPv4 address it leads to: the prefix of NAT64 (RFC 6052, 2.1), and the
+# IPv4-compatible and -translated addresses of old (RFC 4291, 2.5.5.1; RFC 2765, 2.1).
+_IPV4_INSIDE = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")))
+# Which `ipaddress` calls global, in some of its versions or all: NAT64 of a network's own (RFC 8215)
+# and site-local addresses (RFC 3879).
+_LOCAL_IPV6 = tuple(map(ipaddress.IPv6Network, ("64:ff9b:1::/48", "fec0::/10")))
 
 
 def is_public(host: str) -> bool:
     """Whether a numeric address is one that `ipaddress` calls global.
 
-    IPv4 addresses within IPv6 ones (mapped, NAT64, 6to4) are judged as what they lead to.
+    IPv4 addresses within IPv6 ones (mapped, NAT64, 6to4, compatible) are judged as what they lead to.
     """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -79,8 +84,10 @@ def is_public(host: str) -> bool:
         return False
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
-        if address in NAT64:
+        if any(address in network for network in _IPV4_INSIDE):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return inner.is_global and not inner.is_multicast
+        if any(address in network for network in _LOCAL_IPV6):
+            return False
     return address.is_global and not address.is_multicast

@@ -222,7 +222,7 @@ class ServerSession(asyncssh.SSHServer):
         try:
             port = await listeners.listen(bind, self._claim())
         except PortHeld as held:
-            self._tell_who_holds(bind, held)
+            self._tell_who_holds(held)
             return None
         except Exception:  # contained: one request, not the session
             logger.exception("listening for a client failed")
@@ -248,11 +248,11 @@ class ServerSession(asyncssh.SSHServer):
         if connection is None or connection.is_closed():
             return False
         loop = asyncio.get_running_loop()
-        asked_at = loop.time()
+        asked_at, heard = loop.time(), connection.bounds.heard
         connection.probe()
         while loop.time() - asked_at < PROBE_TIMEOUT_S and not connection.is_closed():
             await asyncio.sleep(PROBE_STEP_S)  # each byte that comes is noted; nobody is called for it
-            if connection.bounds.heard_at > asked_at:
+            if connection.bounds.heard > heard:
                 return True
         return False
 
@@ -271,13 +271,11 @@ class ServerSession(asyncssh.SSHServer):
     def _claim(self) -> Claim:
         return Claim(self, self.grant.credential if self.grant is not None else None, self._instance)
 
-    def _tell_who_holds(self, bind: Place, held: PortHeld) -> None:
+    def _tell_who_holds(self, held: PortHeld) -> None:
         self._log(logging.INFO, "remote forward refused: held by another session")
         if held.since is not None and self._connection is not None:
             since = held.since.strftime("%Y-%m-%d %H:%M:%S UTC")
-            self._connection.send_debug(
-                f"{bind} is held by another session of this key since {since}", always_display=True
-            )
+            self._connection.send_debug(f"held by another session of this key since {since}", always_display=True)
 
     async def _dial(self, host: str, port: int) -> Opened:
         try:
