@@ -152,7 +152,19 @@ def pair(tmp_path: Path, transport: str, loop: str) -> Iterator[Pair]:
         yield Pair(server, client)
 
 
-KINDS = [(transport, LOOPS[-1]) for transport in TRANSPORTS] + [(TRANSPORTS[0], LOOPS[0])]
+LONG = pytest.mark.long
+KINDS = [
+    ("tcp", LOOPS[-1]),
+    ("tls", LOOPS[-1]),
+    pytest.param("tcp", LOOPS[0], marks=LONG),
+    pytest.param("tls", LOOPS[0], marks=LONG),
+]
+DIRECTIONS = [
+    pytest.param("tcp", False, id="tcp-download"),
+    pytest.param("tls", True, id="tls-upload"),
+    pytest.param("tcp", True, id="tcp-upload", marks=LONG),
+    pytest.param("tls", False, id="tls-download", marks=LONG),
+]
 
 
 @pytest.mark.parametrize(("transport", "loop"), KINDS)
@@ -191,8 +203,7 @@ def test_a_reader_that_stops_in_an_upload_grows_neither_side_by_48_mib(
             both.is_as_before()
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
+@pytest.mark.parametrize(("transport", "upload"), DIRECTIONS)
 def test_a_reader_that_stops_at_the_end_of_a_long_path_holds_no_more(
     tmp_path: Path, transport: str, upload: bool, record_property: Callable[[str, object], None]
 ) -> None:
@@ -217,8 +228,7 @@ def test_a_reader_that_stops_at_the_end_of_a_long_path_holds_no_more(
             both.is_as_before()
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
+@pytest.mark.parametrize(("transport", "upload"), DIRECTIONS)
 def test_two_hundred_readers_that_stop_grow_neither_side_by_160_mib(
     tmp_path: Path, transport: str, upload: bool, record_property: Callable[[str, object], None]
 ) -> None:
