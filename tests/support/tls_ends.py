@@ -10,6 +10,7 @@ import pytest
 from tests.support.certificates import LOCALHOST
 from wraith_transports import DuplexStream, memory_pair
 from wraith_transports.memory import MemoryStream
+from wraith_transports.testing.case import comes
 from wraith_transports.testing.recorder import Recorder
 from wraith_transports.tls import TlsStream, Verification, client_context
 from wraith_transports.tls.stream import RECORD
