@@ -45,7 +45,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.moved = 0
-        self.may_read = threading.Event()  # past FLUENT
+        self.leave = threading.Event()
         self._lock = threading.Lock()
 
     def pour(self, connection: socket.socket) -> None:
@@ -61,11 +61,11 @@ class Counted:
             if not data:
                 return
             self._count(len(data))
-        self.may_read.wait()
+        self.leave.wait()
 
     def hold(self, connection: socket.socket) -> None:
-        """Read nothing until told to."""
-        self.may_read.wait()
+        """Read nothing."""
+        self.leave.wait()
 
     def _count(self, size: int) -> None:
         with self._lock:
@@ -87,8 +87,10 @@ class Counted:
 
 
 @contextlib.contextmanager
-def in_thread(work: Callable[[socket.socket], None], connection: socket.socket) -> Iterator[None]:
-    """Run it on the connection until the block ends, which closes it."""
+def in_thread(
+    work: Callable[[socket.socket], None], connection: socket.socket, leaving: threading.Event
+) -> Iterator[None]:
+    """Run it on the connection until the block ends, which sets `leaving` and closes the connection."""
 
     def guarded() -> None:
         with contextlib.suppress(OSError):
@@ -99,6 +101,7 @@ def in_thread(work: Callable[[socket.socket], None], connection: socket.socket) 
     try:
         yield
     finally:
+        leaving.set()
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         connection.close()
@@ -113,13 +116,16 @@ class Pair:
         self.processes = (server, client)
         self.client = client
         with Target(echo) as echoing:
-            self._carry(echoing.port)
+            self._carry(echoing)
         eventually(lambda: all(each.running for each in self.processes), "both run")
         self.descriptors = [each.descriptors() for each in self.processes]
         self.memory = [Resident(each.pid) for each in self.processes]
 
-    def _carry(self, port: int) -> None:
-        with through_socks5(self.client.socks_port, "127.0.0.1", port) as connection:
+    def dial(self, target: Target) -> socket.socket:
+        return through_socks5(self.client.socks_port, "127.0.0.1", target.port)
+
+    def _carry(self, target: Target) -> None:
+        with self.dial(target) as connection:
             for at in range(0, MIB, 64 << 10):
                 connection.sendall(pattern(at, 64 << 10))
                 assert exactly(connection, 64 << 10) == pattern(at, 64 << 10)
@@ -138,7 +144,7 @@ class Pair:
             lambda: [each.descriptors() for each in self.processes] <= self.descriptors, "every descriptor is released"
         )
         with Target(echo) as echoing:
-            self._carry(echoing.port)
+            self._carry(echoing)
         for each in self.processes:
             assert "Traceback" not in each.log()
 
@@ -176,12 +182,11 @@ def test_a_reader_that_stops_in_a_download_grows_neither_side_by_48_mib(
             source, reader = Counted(), Counted()
             with (
                 Target(source.pour) as target,
-                in_thread(reader.take, through_socks5(both.client.socks_port, "127.0.0.1", target.port)),
+                in_thread(reader.take, both.dial(target), reader.leave),
             ):
                 source.settle()
                 assert reader.moved >= FLUENT
                 assert both.growth(record_property, f"{measurement} download") < ONE_STOPPED
-                reader.may_read.set()
             both.is_as_before()
 
 
@@ -192,14 +197,13 @@ def test_a_reader_that_stops_in_an_upload_grows_neither_side_by_48_mib(
     with pair(tmp_path, transport, loop) as both:
         for measurement in ("first", "second"):
             source, reader = Counted(), Counted()
-            with Target(reader.take) as target:
-                try:
-                    with in_thread(source.pour, through_socks5(both.client.socks_port, "127.0.0.1", target.port)):
-                        source.settle()
-                        assert reader.moved >= FLUENT
-                        assert both.growth(record_property, f"{measurement} upload") < ONE_STOPPED
-                finally:
-                    reader.may_read.set()
+            with (
+                Target(reader.take) as target,
+                in_thread(source.pour, both.dial(target), reader.leave),
+            ):
+                source.settle()
+                assert reader.moved >= FLUENT
+                assert both.growth(record_property, f"{measurement} upload") < ONE_STOPPED
             both.is_as_before()
 
 
@@ -216,15 +220,13 @@ def test_a_reader_that_stops_at_the_end_of_a_long_path_holds_no_more(
         with WraithClient(server) as client:
             both = Pair(server, client)
             source, reader = Counted(), Counted()
-            with Target(reader.take if upload else source.pour) as target:
-                connection = through_socks5(client.socks_port, "127.0.0.1", target.port)
-                try:
-                    with in_thread(source.pour if upload else reader.take, connection):
-                        source.settle()
-                        assert reader.moved >= FLUENT
-                        assert both.growth(record_property, "long path") < ONE_STOPPED
-                finally:
-                    reader.may_read.set()
+            with (
+                Target(reader.take if upload else source.pour) as target,
+                in_thread(source.pour if upload else reader.take, both.dial(target), reader.leave),
+            ):
+                source.settle()
+                assert reader.moved >= FLUENT
+                assert both.growth(record_property, "long path") < ONE_STOPPED
             both.is_as_before()
 
 
@@ -233,18 +235,15 @@ def test_two_hundred_readers_that_stop_grow_neither_side_by_160_mib(
     tmp_path: Path, transport: str, upload: bool, record_property: Callable[[str, object], None]
 ) -> None:
     with pair(tmp_path, transport, LOOPS[-1]) as both:
-        for measurement in ("first", "second"):
-            source, reader = Counted(), Counted()
-            with Target(reader.hold if upload else source.pour) as target, contextlib.ExitStack() as stack:
-                for _ in range(MANY):
-                    connection = through_socks5(both.client.socks_port, "127.0.0.1", target.port)
-                    stack.enter_context(in_thread(source.pour if upload else reader.hold, connection))
-                stack.callback(reader.may_read.set)  # before the threads are waited for
-                source.settle(MANY * OFFERED)
-                assert target.accepted == MANY
-                record_property(f"{measurement} offered MiB", source.moved // MIB)
-                assert both.growth(record_property, f"{measurement} time 200 readers") < MANY_STOPPED
-            both.is_as_before()
+        source, reader = Counted(), Counted()
+        with Target(reader.hold if upload else source.pour) as target, contextlib.ExitStack() as stack:
+            for _ in range(MANY):
+                stack.enter_context(in_thread(source.pour if upload else reader.hold, both.dial(target), reader.leave))
+            source.settle(MANY * OFFERED)
+            assert target.accepted == MANY
+            record_property("offered MiB", source.moved // MIB)
+            assert both.growth(record_property, "200 readers") < MANY_STOPPED
+        both.is_as_before()
 
 
 # In one process, where tasks and objects can be counted
