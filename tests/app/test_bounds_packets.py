@@ -61,6 +61,7 @@ def test_single_byte_packets_to_a_stopped_reader_cost_what_they_hold(run: Run) -
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_two_mebibytes_in_single_byte_packets_cost_what_they_hold(run: Run) -> None:
     async def scenario() -> None:
         async with serving() as service, rogue_session(service) as (rogue, served):

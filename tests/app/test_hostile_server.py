@@ -20,11 +20,12 @@ from tests.support.ssh_rogues import (
     MSG_OPEN_FAILURE,
     MSG_WINDOW_ADJUST,
     WIDE_WINDOW,
+    Message,
     rogue_serving,
 )
 from wraith.opening import OpenFailed
 from wraith.ssh.budget import FIRST_WINDOW
-from wraith.ssh.channel import SMALLEST_PACKET, open_direct_tcpip
+from wraith.ssh.channel import PACKETS_A_TURN, SMALLEST_PACKET, open_direct_tcpip
 from wraith_transports.testing.recorder import Recorder
 
 Run = Callable[..., Any]
@@ -159,5 +160,28 @@ def test_a_server_that_begins_a_key_exchange_and_never_goes_on_is_left(
                 await asyncio.sleep(0)
             assert peak < 2 * MIB
             await until(lambda: near.losses)
+
+    run(scenario())
+
+
+def test_one_large_write_sends_no_more_than_a_turn_at_once(run: Run) -> None:
+    """A small maximum packet turns it into thousands, and other channels wait meanwhile."""
+
+    async def scenario() -> None:
+        async with rogue_serving() as (client, rogue):
+            opening = asyncio.ensure_future(open_direct_tcpip(client, "target", 80, NOWHERE))
+            [number] = await asked(rogue)
+            rogue.send(MSG_OPEN_CONFIRMATION, UInt32(number), UInt32(5), UInt32(WIDE_WINDOW), UInt32(SMALLEST_PACKET))
+            channel = await opening
+            channel.attach(Recorder())
+            channel.write(bytes(8 * MIB))
+            assert 8 * MIB - channel.get_write_buffer_size() == PACKETS_A_TURN * SMALLEST_PACKET
+            received = [0]
+
+            def take(message: Message) -> None:
+                received[0] += len(message.body) - 4
+
+            rogue.keep = take
+            await until(lambda: received[0] + rogue.count(MSG_DATA) * SMALLEST_PACKET == 8 * MIB, "all of it")
 
     run(scenario())
