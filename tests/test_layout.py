@@ -71,7 +71,7 @@ def test_a_folder_named_like_a_library_is_not_a_package(folder: str) -> None:
 
 def test_tests_are_not_packages_and_have_names_of_their_own() -> None:
     assert not [name_of(path) for path in (ROOT / "tests").rglob("__init__.py")]
-    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
     assert not [name for name, count in names.items() if count > 1]
 
 

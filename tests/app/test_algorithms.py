@@ -1,3 +1,8 @@
+"""The algorithms that are offered, and the keys and signatures that are taken."""
+
+from __future__ import annotations
+
+import asyncio
 import base64
 import logging
 import struct
@@ -149,14 +154,26 @@ def test_a_server_offers_its_rsa_key_without_sha1(loop_name: str) -> None:
     [pair] = asyncssh.load_keypairs(host_key)
     algorithms.refuse_old_host_key_algorithms(pair)
 
+    class Visit(asyncssh.SSHServer):
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            visits.append(conn)
+
+    visits: list[asyncssh.SSHServerConnection] = []
+
     async def negotiate(host_key_algorithm: str) -> str:
         shared = algorithms.installed().arguments()
-        async with asyncssh.listen(
-            "127.0.0.1", 0, server_host_keys=[pair], config=None, gss_host=None, **shared
-        ) as server:
-            key = await asyncssh.get_server_host_key(
-                "127.0.0.1", server.get_port(), server_host_key_algs=[host_key_algorithm], config=None
-            )
+        try:
+            async with asyncssh.listen(
+                "127.0.0.1", 0, server_factory=Visit, server_host_keys=[pair], config=None, gss_host=None, **shared
+            ) as server:
+                key = await asyncssh.get_server_host_key(
+                    "127.0.0.1", server.get_port(), server_host_key_algs=[host_key_algorithm], config=None
+                )
+        finally:
+            # The server's end is closed a little later than the client's.
+            while visits:
+                await visits.pop().wait_closed()
+            await asyncio.sleep(0.01)
         assert key is not None
         return base64.b64encode(key.public_data).decode()
 

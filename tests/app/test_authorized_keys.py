@@ -1,3 +1,7 @@
+"""authorized_keys is read by our own rules, which ssh-keygen's keys pass."""
+
+from __future__ import annotations
+
 import base64
 import contextlib
 import struct

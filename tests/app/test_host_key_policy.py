@@ -1,3 +1,7 @@
+"""A host key is accepted, asked about, recorded or refused."""
+
+from __future__ import annotations
+
 import logging
 import shlex
 import subprocess

@@ -1,3 +1,7 @@
+"""The keys a client offers, from files and from a real agent."""
+
+from __future__ import annotations
+
 import asyncio
 import base64
 import contextlib

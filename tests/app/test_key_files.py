@@ -1,3 +1,7 @@
+"""Key files are read, judged, made and converted as ssh-keygen knows them."""
+
+from __future__ import annotations
+
 import base64
 import contextlib
 import hashlib

@@ -1,3 +1,7 @@
+"""known_hosts is read and written in OpenSSH's format."""
+
+from __future__ import annotations
+
 import base64
 import fcntl
 import logging

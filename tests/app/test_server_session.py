@@ -10,22 +10,16 @@ import asyncssh
 import pytest
 from asyncssh.packet import Boolean, String, UInt32
 
-from tests.support.ssh_peers import (
-    HOST_KEY,
+from tests.support.ssh_peers import HOST_KEY, USER_KEY, log_in, logged, serving, session, until
+from tests.support.ssh_rogues import (
     MSG_DATA,
     MSG_EXTENDED_DATA,
     MSG_OPEN,
     MSG_OPEN_FAILURE,
     MSG_REQUEST,
     MSG_SUCCESS,
-    USER_KEY,
-    log_in,
-    logged,
     rogue_at_login,
     rogue_session,
-    serving,
-    session,
-    until,
 )
 from wraith.ssh.channel import open_direct_tcpip
 from wraith.ssh.key_files import fingerprint

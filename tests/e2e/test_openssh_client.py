@@ -220,7 +220,8 @@ def test_old_algorithms_are_refused_and_the_server_serves_on(
     done = ssh.run("-N", *flags)
     assert done.code == 255
     assert said in done.err
-    server.eventually_logs("reason=KeyExchangeFailed")
+    # Which of the two notices first, when both compare the same lists, is a race.
+    server.eventually_logs("reason=(KeyExchangeFailed|ConnectionLost)")
     carries(ssh, repeater, size=10)
 
 

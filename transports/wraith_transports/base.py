@@ -244,6 +244,22 @@ class StreamBase(ABC):
             self._timer.cancel()
             self._timer = None
 
+    def _ask_to_pause(self) -> None:
+        """Have the protocol stop writing."""
+        if self._inbox.protocol is not None:
+            try:
+                self._inbox.protocol.pause_writing()
+            except Exception as error:
+                self._protocol_failed(error)
+
+    def _let_resume(self) -> None:
+        """Let the protocol write again."""
+        if self._inbox.protocol is not None:
+            try:
+                self._inbox.protocol.resume_writing()
+            except Exception as error:
+                self._protocol_failed(error)
+
     def _protocol_failed(self, error: Exception) -> None:
         """Contain what the attached protocol raised: this stream ends, nothing else does."""
         self._loop.call_exception_handler(

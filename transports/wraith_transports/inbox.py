@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from .stream import HOLD_LIMIT, READ_CHUNK, Buffer, DuplexStream, StreamProtocol
+from .held import HeldBytes
+from .stream import HOLD_LIMIT, Buffer, DuplexStream, StreamProtocol
 
 Fault = Callable[[Exception], None]
 
@@ -59,7 +60,7 @@ class Inbox:
         self._delivered = delivered
         self._protocol: StreamProtocol | None = None
         self._reader: asyncio.BufferedProtocol | None = None  # the protocol, if it brings its own buffer
-        self._held = bytearray()
+        self._held = HeldBytes()
         self._rest: memoryview | None = None  # of the piece that a BufferedProtocol is being given
         self._paused = False
         self._scheduled = False
@@ -119,7 +120,7 @@ class Inbox:
             if self._rest is not None:
                 self._take_back(self._rest)
                 self._rest = None
-            self._held[:0] = unread
+            self._held.put_back(unread)
         try:
             protocol.connection_made(cast(asyncio.BaseTransport, self._stream))
         except Exception as error:
@@ -151,7 +152,7 @@ class Inbox:
         if self._may_pass:
             self._pass(data)
         else:
-            self._held += data
+            self._held.append(data)
 
     def passed(self, count: int) -> None:
         """Say that `count` bytes were read straight into the buffer of `reader`."""
@@ -201,9 +202,7 @@ class Inbox:
     def _deliver(self) -> None:
         """Give the protocol everything it may have now, in order."""
         while self._held and self._protocol is not None and not self._paused and not self._discarding:
-            piece = bytes(memoryview(self._held)[:READ_CHUNK])
-            del self._held[: len(piece)]
-            self._pass(piece)
+            self._pass(self._held.take())
         protocol = self._protocol
         if protocol is None or self._scheduled:
             return
@@ -256,6 +255,6 @@ class Inbox:
         return told is not None
 
     def _take_back(self, view: memoryview) -> None:
-        self._held[:0] = view
+        self._held.put_back(view)
         if self._delivered is not None:
             self._delivered(-len(view))

@@ -133,11 +133,9 @@ class QueuedStream(StreamBase):
     def _check_high(self) -> None:
         if not self._writer_paused and self._queued > self._high and not self._gone:
             self._writer_paused = True
-            if self._inbox.protocol is not None:
-                self._inbox.protocol.pause_writing()
+            self._ask_to_pause()
 
     def _check_low(self) -> None:
         if self._writer_paused and self._queued <= self._low and not self._gone:
             self._writer_paused = False
-            if self._inbox.protocol is not None:
-                self._inbox.protocol.resume_writing()
+            self._let_resume()

@@ -156,7 +156,10 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
             self._peer_number or 0, self._number, self._window.size, MAX_PACKET
         )
         self._watch_unattached()
-        opened(self)
+        try:
+            opened(self)
+        except Exception as error:  # contained here: this channel, not the session
+            self._protocol_failed(error)
 
     def _refuse(self, error: asyncssh.ChannelOpenError) -> None:
         if not self._gone:

@@ -138,19 +138,19 @@ class TcpStream(StreamBase):
 
     def _paused_writing(self) -> None:
         self._writer_paused = True
-        if self._inbox.protocol is not None and not self._write_ended:
-            self._inbox.protocol.pause_writing()
+        if not self._write_ended:
+            self._ask_to_pause()
 
     def _resumed_writing(self) -> None:
         self._writer_paused = False
-        if self._inbox.protocol is not None and not self._write_ended:
-            self._inbox.protocol.resume_writing()
+        if not self._write_ended:
+            self._let_resume()
         if self._write_ended and not self.get_write_buffer_size():
             self._flushed()
 
     def _announce_write_state(self) -> None:
-        if self._writer_paused and self._inbox.protocol is not None and not self._write_ended:
-            self._inbox.protocol.pause_writing()
+        if self._writer_paused and not self._write_ended:
+            self._ask_to_pause()
 
     def _carrier_pause(self) -> None:
         if self._transport is not None and not self._gone:

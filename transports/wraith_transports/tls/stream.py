@@ -298,14 +298,12 @@ class TlsStream(QueuedStream):
     def _check_high(self) -> None:
         if not self._writer_paused and not self._gone and self.get_write_buffer_size() > self._high:
             self._writer_paused = True
-            if self._inbox.protocol is not None:
-                self._inbox.protocol.pause_writing()
+            self._ask_to_pause()
 
     def _check_low(self) -> None:
         if self._writer_paused and not self._gone and self.get_write_buffer_size() <= self._low:
             self._writer_paused = False
-            if self._inbox.protocol is not None:
-                self._inbox.protocol.resume_writing()
+            self._let_resume()
 
     def close(self) -> None:
         """End in order."""
