@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
@@ -15,53 +13,16 @@ from tests.lab.network.host import Host
 from tests.lab.network.lab import Lab
 from tests.lab.network.links import Link
 from tests.lab.network.ping import ping
-from tests.lab.network.tcp_memory import await_tcp_memory
-from tests.support.polling import eventually
+from tests.lab.network.rates import tcp_mbit
 from tests.support.socks_client import exactly
 from tests.support.targets import Target, echo
 from tests.support.tools import need
 
 LATENESS_S = 0.015  # that a busy machine may add to a round trip; its median, that is
-IPERF_S = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What iperf3 saw arrive, in Mbit/s."""
-
-    mean: float
-    best: float  # of a tenth of the time: what the link does once TCP is up to speed
-
-
-def iperf3(client: Host, server: Host, address: str, *flags: str) -> Measured:
-    (program,) = need("iperf3")
-    await_tcp_memory()
-    listening = server.popen(program, "--server", "--one-off", "--bind", address)
-    with server.inside():
-        eventually(lambda: in_use(address, 5201), "iperf3 listens")
-    sending = client.run(
-        program, "--client", address, "--json", "--interval", str(IPERF_S / 10), "--time", str(IPERF_S), *flags
-    )
-    result = json.loads(sending.stdout)
-    assert "error" not in result, result["error"]
-    listening.wait(10)
-    best = max(each["sum"]["bits_per_second"] for each in result["intervals"])
-    return Measured(result["end"]["sum_received"]["bits_per_second"] / 1e6, best / 1e6)
 
 
 def is_silent(host: Host, address: str) -> bool:
     return not ping(host, address, 1, silence_s=0.2)
-
-
-def in_use(address: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError:
-            return True
-    return False
 
 
 @contextlib.contextmanager
@@ -105,18 +66,18 @@ def test_a_round_trip_takes_the_delay_by_both_families(lab: Lab) -> None:
 @pytest.mark.parametrize(("rate_mbit", "round_trip_ms"), [(20, 0), (200, 20)])
 def test_a_transfer_reaches_the_rate_and_no_more(rate_mbit: int, round_trip_ms: int, lab: Lab) -> None:
     link, emulated = lab.emulated_link(lab.host("a"), lab.host("b"), rate_mbit=rate_mbit, round_trip_ms=round_trip_ms)
-    measured = iperf3(link.a.host, link.b.host, link.b.ipv4)
-    print(f"{rate_mbit} Mbit/s: {measured}, {emulated.counters()}")
-    assert 0.6 * rate_mbit < measured.mean < 1.05 * rate_mbit
+    measured = tcp_mbit(link.a.host, link.b.host, link.b.ipv4, "--time", "2")
+    print(f"{rate_mbit} Mbit/s: {measured:.0f}, {emulated.counters()}")
+    assert 0.6 * rate_mbit < measured < 1.05 * rate_mbit
 
 
 def test_a_gigabit_link_is_one(lab: Lab) -> None:
     link, emulated = lab.emulated_link(lab.host("a"), lab.host("b"), rate_mbit=1000, round_trip_ms=20)
-    measured = iperf3(link.a.host, link.b.host, link.b.ipv6)
+    measured = tcp_mbit(link.a.host, link.b.host, link.b.ipv6, "--time", "2")
     forth, back = emulated.counters()
-    print(f"1000 Mbit/s, 20 ms: {measured}, {forth}, {back}")
+    print(f"1000 Mbit/s, 20 ms: {measured:.0f}, {forth}, {back}")
     # Without packets of 64 KiB it would be a tenth of it. How near it comes depends on what else the machine does.
-    assert 300 < measured.mean < 1050
+    assert 300 < measured < 1050
 
 
 def test_the_set_share_of_packets_is_lost(lab: Lab) -> None:
