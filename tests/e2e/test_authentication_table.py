@@ -136,7 +136,6 @@ LINES = [
     line('permitopen="localhost:{port}"', PROHIBITED),
     line('permitopen="localhost:{port}"', OPENED, host="localhost", name="the name as it is asked for"),
     line('permitopen="LOCALHOST:{port}"', PROHIBITED, host="localhost", name="the name letter by letter"),
-    line('permitopen="127.0.0.1:http"', PROHIBITED),
     line(f"restrict,permitopen={HERE}", PROHIBITED),
     line(f"restrict,port-forwarding,permitopen={HERE}", OPENED),
     line("permitopen=127.0.0.1:{port}", REFUSED, BAD),
