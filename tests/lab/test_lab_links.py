@@ -6,18 +6,22 @@ import contextlib
 import socket
 import statistics
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.lab.network.host import Host
 from tests.lab.network.lab import Lab
-from tests.lab.network.links import Link
+from tests.lab.network.links import EmulatedLink, Link
+from tests.lab.network.packet_path import Counters
 from tests.lab.network.ping import ping
 from tests.lab.network.rates import tcp_mbit
+from tests.support.polling import eventually
 from tests.support.socks_client import exactly
 from tests.support.targets import Target, echo
 from tests.support.tools import need
 
+UDP_SEGMENT = 103  # linux/udp.h: one send, cut into datagrams of that size by the kernel or beyond it
 LATENESS_S = 0.015  # that a busy machine may add to a round trip; its median, that is
 
 
@@ -99,6 +103,33 @@ def test_transfers_survive_loss_within_large_packets(lab: Lab) -> None:
     assert sum(each.lost for each in emulated.counters()) > 0
 
 
+def test_datagrams_that_were_sent_in_bulk_arrive_one_by_one(lab: Lab) -> None:
+    link, emulated = lab.emulated_link(lab.host("a"), lab.host("b"), loss=0.05)
+    with link.b.host.inside():
+        receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    with link.a.host.inside():
+        sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    arrived = 0
+    with receiver, sender:
+        receiver.bind((link.b.ipv6, 0))
+        receiver.settimeout(5)
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+        for burst in range(20):
+            datagrams = [bytes((burst, number)) * 500 for number in range(30)]
+            sender.sendto(b"".join(datagrams), receiver.getsockname()[:2])
+            sent = 30 * (burst + 1)
+            forth = eventually(partial(counted, emulated, sent), "the link has them")
+            expected = sent - forth.lost - arrived
+            assert {receiver.recv(2000) for _ in range(expected)} <= set(datagrams)
+            arrived += expected
+    assert 0 < 600 - arrived < 90
+
+
+def counted(emulated: EmulatedLink, sent: int) -> Counters | None:
+    forth, _ = emulated.counters()
+    return forth if forth.sent >= sent else None
+
+
 def test_conditions_change_while_the_link_is_in_use(lab: Lab) -> None:
     link, emulated = lab.emulated_link(lab.host("a"), lab.host("b"), rate_mbit=100)
     assert statistics.median(ping(link.a.host, link.b.ipv4, 5).values()) < LATENESS_S
@@ -157,7 +188,10 @@ def test_a_cut_link_is_silent_both_ways_until_it_is_mended(lab: Lab) -> None:
         assert is_silent(link.a.host, link.b.ipv4)
         assert is_silent(link.b.host, link.a.ipv6)
         assert ping(link.a.host, other.b.ipv4, 1)
-        link.mend()
+        link.a.mend()
+        with pytest.raises(TimeoutError):  # and not ConnectionRefusedError
+            dialled(link, target, 0.3)
+        link.b.mend()
         assert echoed(connection, b"still there") == b"still there"
 
 
