@@ -154,12 +154,17 @@ class Service:
 
 @asynccontextmanager
 async def serving(
-    *, authorized: bytes = AUTHORIZED, max_auth_attempts: int = 10, max_channels: int = 1024, total: int = TOTAL_CREDIT
+    *,
+    authorized: bytes = AUTHORIZED,
+    keys: KeyRing | None = None,
+    max_auth_attempts: int = 10,
+    max_channels: int = 1024,
+    total: int = TOTAL_CREDIT,
 ) -> AsyncIterator[Service]:
     """Run a server over memory, and see that every session of it ends."""
     targets = Targets()
     rules = ServerRules(
-        keys=KeyRing(authorized),
+        keys=keys or KeyRing(authorized),
         permit_open=PermitOpen(),
         dialer=targets,
         max_auth_attempts=max_auth_attempts,
