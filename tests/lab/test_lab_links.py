@@ -22,7 +22,7 @@ from tests.support.targets import Target, echo
 from tests.support.tools import need
 
 UDP_SEGMENT = 103  # linux/udp.h: one send, cut into datagrams of that size by the kernel or beyond it
-LATENESS_S = 0.015  # that a busy machine may add to a round trip; its median, that is
+LATENESS_S = 0.015  # that a busy machine may add to the best of many round trips
 
 
 def is_silent(host: Host, address: str) -> bool:
@@ -60,11 +60,10 @@ def test_two_hosts_reach_each_other_by_both_families_and_nobody_else(lab: Lab) -
 def test_a_round_trip_takes_the_delay_by_both_families(lab: Lab) -> None:
     link, _ = lab.emulated_link(lab.host("a"), lab.host("b"), round_trip_ms=60)
     for address in (link.b.ipv4, link.b.ipv6):
-        measured = ping(link.a.host, address, 40)
+        measured = ping(link.a.host, address, 80)
         print(f"60 ms: {statistics.median(measured.values()) * 1000:.2f} ms in the median of {len(measured)}")
-        assert len(measured) == 40
-        assert min(measured.values()) >= 0.06
-        assert statistics.median(measured.values()) < 0.06 + LATENESS_S
+        assert len(measured) == 80
+        assert 0.06 <= min(measured.values()) < 0.06 + LATENESS_S
 
 
 @pytest.mark.parametrize(("rate_mbit", "round_trip_ms"), [(20, 0), (200, 20)])
@@ -132,7 +131,7 @@ def counted(emulated: EmulatedLink, sent: int) -> Counters | None:
 
 def test_conditions_change_while_the_link_is_in_use(lab: Lab) -> None:
     link, emulated = lab.emulated_link(lab.host("a"), lab.host("b"), rate_mbit=100)
-    assert statistics.median(ping(link.a.host, link.b.ipv4, 5).values()) < LATENESS_S
+    assert min(ping(link.a.host, link.b.ipv4, 50).values()) < LATENESS_S
     emulated.set(round_trip_ms=80)
     assert min(ping(link.a.host, link.b.ipv4, 5).values()) >= 0.08
     emulated.set(loss=1.0)
