@@ -288,10 +288,11 @@ def test_later_a_bad_line_is_left_out_and_the_rest_of_the_new_file_counts(
     assert verdict(ring, OTHER.public_data) is Refusal.REVOKED
 
 
-def test_a_file_that_others_may_write_lets_nobody_in(files: Files) -> None:
+def test_a_file_that_others_may_write_lets_nobody_in(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     ring = files.ring()
     files.keys.chmod(0o620)
     assert verdict(ring) is Refusal.UNKNOWN_KEY
+    assert "authorized_keys cannot be used: nobody can log in by it" in caplog.text
     files.keys.chmod(0o600)
     assert isinstance(verdict(ring), Grant)
 
