@@ -39,7 +39,7 @@ def parse(text: str) -> tuple[AuthorizedKey, ...]:
 
 
 def load(source: Path | bytes) -> WatchedFile[AuthorizedKey]:
-    return WatchedFile(source, "authorized_keys", parse_line, MAX_FILE, needed=False)
+    return WatchedFile(source, "authorized_keys", parse_line, MAX_FILE, loss="all", needed=False)
 
 
 def find(keys: tuple[AuthorizedKey, ...], key: asyncssh.SSHKey) -> AuthorizedKey | None:

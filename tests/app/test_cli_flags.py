@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -14,9 +13,7 @@ import typer.main
 
 from wraith.cli import connecting, main, serving
 from wraith.cli.app import app
-from wraith.cli.flags import Verbosity
 from wraith.errors import ExitCode
-from wraith.logs import LogFormat
 from wraith.options import AddressFamily, ConnectOptions, HostKeyCheck, ServeOptions
 from wraith.specs import ListenSpec, Scheme, SocksSpec, TcpBind, UnixBind
 from wraith_transports.proxy import ProxyScheme, ProxyUrl
@@ -277,55 +274,6 @@ def test_every_flag_of_both_commands_is_tried_above() -> None:
     aliases = {"i", "l", "D", "L", "R", "W"}
     flags = {flag.lstrip("-") for command in ("serve", "connect") for flag in FLAGS[command].split()}
     assert flags - aliases == tried
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environment", "level", "quiet", "tracebacks"),
-    [
-        (["serve"], {}, logging.INFO, False, False),
-        (["serve", "-v"], {}, logging.DEBUG, False, False),
-        (["serve", "-vv"], {}, logging.DEBUG, False, True),
-        (["serve", "-v", "-v"], {}, logging.DEBUG, False, True),
-        (["serve", "-q"], {}, logging.ERROR, True, False),
-        (["serve", "--log-level", "warn"], {}, logging.WARNING, False, False),
-        (["serve", "-vv", "--log-level", "error"], {}, logging.ERROR, False, True),
-        (["serve"], {"WRAITH_LOG_LEVEL": "debug"}, logging.DEBUG, False, False),
-        (["connect", "h"], {}, logging.WARNING, False, False),
-        (["connect", "h", "-v"], {}, logging.INFO, False, False),
-        (["connect", "h", "-vv"], {}, logging.DEBUG, False, True),
-        (["connect", "h", "-v", "--log-level", "error"], {}, logging.ERROR, False, False),
-        (["connect", "h"], {"WRAITH_LOG_LEVEL": "info"}, logging.INFO, False, False),
-        (["connect", "h", "-q"], {}, logging.ERROR, True, False),
-        (["connect", "h"], {"WRAITH_V": "2"}, logging.DEBUG, False, True),
-        (["connect", "h"], {"WRAITH_Q": "1"}, logging.ERROR, True, False),
-        (["connect", "h", "-v"], {"WRAITH_Q": "1"}, logging.INFO, False, False),
-    ],
-)
-def test_how_much_is_said(
-    *,
-    arguments: list[str],
-    environment: dict[str, str],
-    level: int,
-    quiet: bool,
-    tracebacks: bool,
-    told: Captured,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert main(arguments) == 0
-    assert told.verbosity == Verbosity(level, quiet, tracebacks)
-
-
-@pytest.mark.parametrize("command", [["serve"], ["connect", "h"]])
-def test_the_form_of_the_log_can_be_chosen(command: list[str], told: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main(command) == 0
-    assert told.verbosity.log_format is LogFormat.LOGFMT
-    assert main([*command, "--log-format", "json"]) == 0
-    assert told.verbosity.log_format is LogFormat.JSON
-    monkeypatch.setenv("WRAITH_LOG_FORMAT", "json")
-    assert main(command) == 0
-    assert told.verbosity.log_format is LogFormat.JSON
 
 
 @pytest.mark.parametrize(

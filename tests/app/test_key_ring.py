@@ -11,8 +11,10 @@ import pytest
 
 from tests.support.ssh_peers import logged
 from wraith.errors import UnusableFile
+from wraith.ssh.grant import Grant
 from wraith.ssh.key_files import public_line
 from wraith.ssh.key_ring import KeyRing
+from wraith.ssh.offer import read_offer
 
 KEYS = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(3)]
 BAD_LINE = 'command="rm -rf /" ' + public_line(KEYS[2])
@@ -27,7 +29,7 @@ def write(path: Path, *lines: str, mode: int = 0o600) -> None:
 
 
 def found(ring: KeyRing) -> list[bool]:
-    return [ring.find(key.public_data) is not None for key in KEYS]
+    return [isinstance(ring.judge(read_offer(key.public_data), "me", "127.0.0.1", 0), Grant) for key in KEYS]
 
 
 @pytest.fixture

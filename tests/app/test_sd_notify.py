@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -11,63 +10,49 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.service_manager import ManagerSocket
 from wraith import sd_notify
 from wraith.sd_notify import MAX_STATUS, ServiceManager
 
-LIMIT_S = 10.0
-
-
-@contextlib.contextmanager
-def manager_socket(address: str) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind("\0" + address[1:] if address.startswith("@") else address)
-        sock.settimeout(LIMIT_S)
-        yield sock
+SOON_S = 10.0
 
 
 @pytest.fixture(params=["path", "abstract"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"@wraith-test-{os.getpid()}" if request.param == "abstract" else str(tmp_path / "notify")
+def heard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagerSocket]:
+    # A short path: that of a unix socket has at most 107 bytes.
+    with ManagerSocket(tmp_path_factory.mktemp("n") if request.param == "path" else None) as manager:
+        yield manager
 
 
-def test_each_kind_of_socket_is_told_in_the_words_of_the_manual(address: str) -> None:
-    with manager_socket(address) as heard:
-        manager = ServiceManager(address, clock_ns=lambda: 1_234_567_890)
-        manager.ready("3 sessions")
-        manager.status("4 sessions")
-        manager.reloading()
-        manager.ready()
-        manager.alive()
-        manager.stopping()
-        told = [heard.recv(4096).decode() for _ in range(6)]
-    assert told == [
-        "READY=1\nSTATUS=3 sessions",
-        "STATUS=4 sessions",
-        "RELOADING=1\nMONOTONIC_USEC=1234567",
-        "READY=1",
-        "WATCHDOG=1",
-        "STOPPING=1\nSTATUS=stopping",
+def test_a_manager_is_told_in_the_words_of_the_manual(heard: ManagerSocket) -> None:
+    manager = ServiceManager(heard.address, clock_ns=lambda: 1_234_567_890)
+    manager.ready("3 sessions")
+    manager.status("4 sessions")
+    manager.reloading()
+    manager.ready()
+    manager.alive()
+    manager.stopping()
+    assert heard.rest() == [
+        ["READY=1", "STATUS=3 sessions"],
+        ["STATUS=4 sessions"],
+        ["RELOADING=1", "MONOTONIC_USEC=1234567"],
+        ["READY=1"],
+        ["WATCHDOG=1"],
+        ["STOPPING=1", "STATUS=stopping"],
     ]
 
 
-def test_the_clock_of_a_reload_is_the_monotonic_one(tmp_path: Path) -> None:
-    with manager_socket(str(tmp_path / "notify")) as heard:
-        ServiceManager(str(tmp_path / "notify")).reloading()
-        usec = int(heard.recv(4096).decode().rpartition("=")[2])
-    assert abs(usec / 1e6 - time.clock_gettime(time.CLOCK_MONOTONIC)) < LIMIT_S
+def test_the_clock_of_a_reload_is_the_monotonic_one(heard: ManagerSocket) -> None:
+    ServiceManager(heard.address).reloading()
+    usec = int(heard.next()[1].removeprefix("MONOTONIC_USEC="))
+    assert abs(usec / 1e6 - time.clock_gettime(time.CLOCK_MONOTONIC)) < SOON_S
 
 
-def test_a_status_is_sent_once_and_is_one_short_line(tmp_path: Path) -> None:
-    with manager_socket(str(tmp_path / "notify")) as heard:
-        manager = ServiceManager(str(tmp_path / "notify"))
-        for text in ("a", "a", "b\nREADY=1\0", "x" * 1000, "\udc80", ""):
-            manager.status(text)
-        heard.setblocking(False)
-        told = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                told.append(heard.recv(4096).decode())
-    assert told == ["STATUS=a", "STATUS=b?READY=1?", "STATUS=" + "x" * MAX_STATUS, "STATUS=?"]
+def test_a_status_is_sent_once_and_is_one_short_line(heard: ManagerSocket) -> None:
+    manager = ServiceManager(heard.address)
+    for text in ("a", "a", "b\nREADY=1\0", "x" * 1000, "\udc80", ""):
+        manager.status(text)
+    assert heard.rest() == [["STATUS=a"], ["STATUS=b?READY=1?"], ["STATUS=" + "x" * MAX_STATUS], ["STATUS=?"]]
 
 
 def test_the_environment_is_read_once_and_left_to_no_child() -> None:
@@ -102,31 +87,24 @@ def test_a_manager_that_cannot_be_told_costs_nothing(address: str) -> None:
     manager.stopping()
 
 
-def test_a_manager_that_reads_nothing_holds_us_up_only_briefly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manager_that_reads_nothing_holds_us_up_only_briefly(
+    heard: ManagerSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sd_notify, "SEND_TIMEOUT_S", 0.01)
-    with manager_socket(str(tmp_path / "notify")) as heard:
-        manager = ServiceManager(str(tmp_path / "notify"))
-        for _ in range(600):  # more than any queue of datagrams holds
-            manager.alive()
-            if _queue_is_full(str(tmp_path / "notify")):
-                break
-        manager.alive()
-        assert heard.recv(64) == b"WATCHDOG=1"
-
-
-def _queue_is_full(address: str) -> bool:
+    address = "\0" + heard.address[1:] if heard.address.startswith("@") else heard.address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
-        try:
-            sock.sendto(b"X", address)
-        except BlockingIOError:
-            return True
-    return False
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.sendto(b"X", address)
+    began = time.monotonic()
+    ServiceManager(heard.address).alive()
+    assert time.monotonic() - began < SOON_S
+    assert ["WATCHDOG=1"] not in heard.rest()
 
 
-def test_telling_leaves_no_descriptor_open(tmp_path: Path) -> None:
-    with manager_socket(str(tmp_path / "notify")) as heard:
-        before = set(Path("/proc/self/fd").iterdir())
-        ServiceManager(str(tmp_path / "notify")).ready()
-        assert set(Path("/proc/self/fd").iterdir()) == before
-        assert heard.recv(64) == b"READY=1"
+def test_telling_leaves_no_descriptor_open(heard: ManagerSocket) -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+    ServiceManager(heard.address).ready()
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert heard.rest() == [["READY=1"]]

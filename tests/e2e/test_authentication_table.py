@@ -136,7 +136,6 @@ LINES = [
     line('permitopen="localhost:{port}"', PROHIBITED),
     line('permitopen="localhost:{port}"', OPENED, host="localhost", name="the name as it is asked for"),
     line('permitopen="LOCALHOST:{port}"', PROHIBITED, host="localhost", name="the name letter by letter"),
-    line('permitopen="127.0.0.1:http"', PROHIBITED),
     line(f"restrict,permitopen={HERE}", PROHIBITED),
     line(f"restrict,port-forwarding,permitopen={HERE}", OPENED),
     line("permitopen=127.0.0.1:{port}", REFUSED, BAD),
@@ -297,15 +296,18 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_wraith_and_sshd_let_in_the_same(
-    case: Case, doors: Doors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Case, doors: Doors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     doors.set_rules(case.rules, case.kind)
     key = doors.cabinet.hand_out(case.kind, tmp_path, case.certificate, case.authority)
-    assert doors.openssh(doors.wraith.port, key, case.host, case.source) is case.expected
+    at_wraith, at_sshd = doors.openssh_at_both(key, case.host, case.source)
+    assert at_wraith is case.expected
+    assert at_sshd is (case.sshd or case.expected)
     if case.expected is REFUSED:
         assert doors.reason() == case.reason
-    assert doors.openssh(doors.sshd.port, key, case.host, case.source) is (case.sshd or case.expected)
-    if not case.source and case.kind not in WEAK:  # which wraith's client does not offer
+    # Of lines with a plain Ed25519 key one in eight: the server does not know the clients apart.
+    chosen = case not in LINES or LINES.index(case) % 8 == 0 or request.config.getoption("--long")
+    if chosen and not case.source and case.kind not in WEAK:  # which wraith's client does not offer
         monkeypatch.setenv("SSH_AUTH_SOCK", str(doors.cabinet.agent.socket))
         assert doors.own(doors.wraith.port, key, case.host) is case.expected
 

@@ -372,8 +372,8 @@ def test_authorized_keys_that_cannot_be_used_are_exit_code_3(tmp_path: Path) -> 
     public = make_key(tmp_path / "key").with_name("key.pub").read_text()
     for number, (text, words) in enumerate(
         (
-            (f"{public}# a comment\nrestrict {public}", ":3: the option 'restrict'"),
-            (f'command="id" {public}', ":1: the option 'command'"),
+            (f"{public}# a comment\nrestricted {public}", ":3: the option 'restricted' is unknown"),
+            (f'command="id" {public}', ":1: the option command is not supported"),
             (f"\n{public[:40]}\n", ":2: "),
             ("ssh-dss AAAAB3NzaC1kc3MAAACBAJ me\n", ":1: "),
         )
@@ -422,7 +422,7 @@ def test_authorized_keys_follow_the_file(tmp_path: Path) -> None:
         refusal(5, "connect", *way(server, tmp_path, "-i", str(first)).reached_by, folder=tmp_path)
         logs_in(server, second, tmp_path, "-i", str(second))
         # A bad line is left out and said; the rest of the new file is in force.
-        file.write_text("restrict " + file.read_text() + first.with_name("first.pub").read_text())
+        file.write_text("restricted " + file.read_text() + first.with_name("first.pub").read_text())
         logs_in(server, first, tmp_path, "-i", str(first))
         refusal(5, "connect", *way(server, tmp_path, "-i", str(second)).reached_by, folder=tmp_path)
         server.eventually_logs(rf"ERROR a line of authorized_keys is left out .*{file}:1: ")

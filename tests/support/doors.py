@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -123,8 +124,16 @@ class Doors:
         if not key.exists():  # a token has it
             key = key.with_name("id.pub")
             flags += [f"-oCertificateFile={certificate}"] if certificate.exists() else []
-        client = SshClient(port, key, key.parent, user=USER, agent=self.cabinet.agent.socket)
+        known_hosts = key.parent / str(port)
+        known_hosts.mkdir(exist_ok=True)
+        client = SshClient(port, key, known_hosts, user=USER, agent=self.cabinet.agent.socket)
         return _outcome(client.run(*flags))
+
+    def openssh_at_both(self, key: Path, host: str = "127.0.0.1", source: str = "") -> tuple[Outcome, Outcome]:
+        """Knock at wraith's door and at sshd's, at once."""
+        with ThreadPoolExecutor(2) as pool:
+            knocks = [pool.submit(self.openssh, server.port, key, host, source) for server in (self.wraith, self.sshd)]
+            return knocks[0].result(), knocks[1].result()
 
     def own(self, port: int, key: Path, host: str = "127.0.0.1") -> Outcome:
         """Knock with wraith's client, on either server."""

@@ -138,6 +138,7 @@ class Service:
 async def serving(
     *,
     authorized: bytes = AUTHORIZED,
+    keys: KeyRing | None = None,
     max_auth_attempts: int = 10,
     max_channels: int = 1024,
     total: int = TOTAL_CREDIT,
@@ -155,7 +156,7 @@ async def serving(
         task.add_done_callback(cleanups.discard)
 
     rules = ServerRules(
-        keys=KeyRing(authorized),
+        keys=keys or KeyRing(authorized),
         permit_open=permit_open,
         dialer=targets,
         max_auth_attempts=max_auth_attempts,

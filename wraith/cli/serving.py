@@ -234,5 +234,5 @@ def _summary(options: ServeOptions, server: Server) -> ServeSummary:
         tls_pin=server.tls_pin,
         proxy=str(options.proxy) if options.proxy is not None else None,
         authorized_keys=path,
-        nobody_may_log_in=path is not None and not path.exists(),
+        nobody_may_log_in=path is not None and not path.exists() and not options.cert_authorities,
     )

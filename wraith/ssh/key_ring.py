@@ -26,16 +26,21 @@ class KeyRing:
         revoked_keys: Path | bytes | None = None,
     ) -> None:
         """Read the files; an authorized_keys that does not exist yet is empty. Raises UnusableFile."""
-        self._authorized = WatchedFile(authorized_keys, "authorized_keys", parse_line, MAX_FILE, needed=False)
+        self._authorized = WatchedFile(
+            authorized_keys, "authorized_keys", parse_line, MAX_FILE, loss="nobody can log in by it", needed=False
+        )
         self._authorities = [
-            WatchedFile(source, "certificate authority", parse_authority_line, MAX_FILE) for source in authorities
+            WatchedFile(
+                source, "certificate authority", parse_authority_line, MAX_FILE, loss="its certificates count no more"
+            )
+            for source in authorities
         ]
         self._principals = frozenset(principals)
-        self._revoked = (
-            WatchedFile(revoked_keys, "revoked keys", parse_revoked_line, MAX_REVOKED_FILE)
-            if revoked_keys is not None
-            else None
-        )
+        self._revoked: WatchedFile[str] | None = None
+        if revoked_keys is not None:
+            self._revoked = WatchedFile(
+                revoked_keys, "revoked keys", parse_revoked_line, MAX_REVOKED_FILE, loss="nobody new can log in"
+            )
         self._last_revoked: frozenset[str] = frozenset()
         self._rules = self._make_rules()
 

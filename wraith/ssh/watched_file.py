@@ -25,13 +25,24 @@ class WatchedFile(Generic[Entry]):
     """The entries of a file. At the start a bad line is an error; later it is left out, and that is said."""
 
     def __init__(
-        self, source: Path | bytes, kind: str, parse_line: ParseLine[Entry], limit: int, *, needed: bool = True
+        self,
+        source: Path | bytes,
+        kind: str,
+        parse_line: ParseLine[Entry],
+        limit: int,
+        *,
+        loss: str,
+        needed: bool = True,
     ) -> None:
-        """Read the file, or its content; one that is not `needed` may be missing. Raises UnusableFile."""
+        """Read the file, or its content; one that is not `needed` may be missing. Raises UnusableFile.
+
+        `kind` and `loss` are for the log: what the file is, and what is lost when it cannot be used.
+        """
         self._source = source
         self._kind = kind
         self._parse_line = parse_line
         self._limit = limit
+        self._loss = loss
         self._stamp = self._look()
         self.entries: tuple[Entry, ...] = ()
         self.missing = False
@@ -62,7 +73,7 @@ class WatchedFile(Generic[Entry]):
             self.readable = False
             if getattr(error.__cause__, "errno", None) in OUT_OF_RESOURCES:
                 self._stamp = None  # not the file's fault: look again next time
-            event(logger, logging.ERROR, f"{self._kind} cannot be used", reason=error)
+            event(logger, logging.ERROR, f"{self._kind} cannot be used: {self._loss}", reason=error)
             return True
         self.entries = parse_lines(text, self._name, self._parse_line, self._say)
         event(logger, logging.INFO, f"{self._kind} read again", path=self._source, entries=len(self.entries))

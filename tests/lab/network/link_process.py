@@ -19,6 +19,7 @@ from tests.lab.network.packet_path import Conditions, PacketPath
 from tests.lab.network.tun import PACKET
 
 STDIN = 0
+PRECEDENCE = -10  # of this process, as nice(1) counts: a link does not wait for those who use it
 AT_ONCE = 32  # packets read in a row before those that are due go out
 
 
@@ -75,4 +76,6 @@ class LinkProcess:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(PermissionError):  # root of a container, perhaps
+        os.nice(PRECEDENCE)
     LinkProcess((int(sys.argv[1]), int(sys.argv[2])), Conditions(**json.loads(sys.argv[3]))).run()
