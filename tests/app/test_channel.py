@@ -47,6 +47,7 @@ async def open_channel(patience: Patience) -> AsyncIterator[Pair]:
         for stream in (near, far):
             stream._flush_timeout_s = patience.flush_s
             stream._drain_timeout_s = patience.drain_s
+            stream._unattached_timeout_s = patience.unattached_s
             if stream._timer is not None:
                 stream._timer.cancel()
                 stream._timer = asyncio.get_running_loop().call_later(patience.unattached_s, stream.abort)

@@ -117,10 +117,7 @@ class Inbox:
         if self._ended:
             self._discarding = False  # nothing more can come; `unread` is the caller's own
         if not self._discarding:
-            if self._rest is not None:
-                self._take_back(self._rest)
-                self._rest = None
-            self._held.put_back(unread)
+            self._put_before_the_rest(unread)
         try:
             protocol.connection_made(cast(asyncio.BaseTransport, self._stream))
         except Exception as error:
@@ -131,8 +128,8 @@ class Inbox:
         """Have no receiver again; see DuplexStream.hold."""
         self._protocol = self._reader = None
         self._paused = self._eof_told = self._lost_told = False
-        if unread and not self._discarding:
-            self._held[:0] = unread
+        if not self._discarding:
+            self._put_before_the_rest(unread)
         self._schedule()
 
     def pause(self) -> None:
@@ -253,6 +250,13 @@ class Inbox:
         reader.buffer_updated(count)
         told, self._rest = self._rest, None
         return told is not None
+
+    def _put_before_the_rest(self, unread: bytes) -> None:
+        """Hold what an owner leaves: its unread bytes, then the rest of the piece it was being given."""
+        if self._rest is not None:
+            self._take_back(self._rest)
+            self._rest = None
+        self._held.put_back(unread)
 
     def _take_back(self, view: memoryview) -> None:
         self._held.put_back(view)

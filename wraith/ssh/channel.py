@@ -168,7 +168,7 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
 
     def _watch_unattached(self) -> None:
         if not self._attached and self._timer is None:
-            self._timer = self._loop.call_later(30.0, self.abort)
+            self._timer = self._loop.call_later(self._unattached_timeout_s, self.abort)
 
     # What the peer sends
 
@@ -262,6 +262,11 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
     def attach(self, protocol: StreamProtocol, unread: bytes = b"") -> None:
         """Hand the stream to `protocol`; what the one before was given counts as taken."""
         super().attach(protocol, unread)
+        self._give_taken()
+
+    def hold(self, unread: bytes = b"") -> None:
+        """Take the stream back; what its protocol was given counts as taken."""
+        super().hold(unread)
         self._give_taken()
 
     def resume_reading(self) -> None:
