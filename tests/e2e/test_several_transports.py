@@ -1,4 +1,4 @@
-"""One server on several transports at once: each reached, one session's end no other's, one bad address an end to all."""
+"""One server on several transports: each is reached, no session minds another's end, one bad address ends all."""
 
 from __future__ import annotations
 
