@@ -1,114 +1,31 @@
-"""Listening for a client: who may have what, what comes there, and that nothing stays when the session ends."""
+"""Listening for a client: who may have what, and what comes there."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncssh
-import psutil
 import pytest
 from asyncssh.constants import OPEN_CONNECT_FAILED
 from asyncssh.packet import String, UInt32
 
 from tests.conftest import Run
 from tests.support.openers import Client
+from tests.support.remote_ports import Echoes, addresses, ask, ask_path, free, granted, listening
 from tests.support.ssh_peers import (
-    AUTHORIZED,
-    USER_KEY,
-    Served,
-    Service,
-    log_in,
-    rogue_session,
     serving,
     session,
     until,
 )
 from wraith.specs import parse_permit_listen
-from wraith.ssh.channel import open_forwarded_tcpip
-from wraith.ssh.connection import BoundedClientConnection
-from wraith.ssh.forward_requests import MAX_CLIENT_CHANNELS, ForwardedOpen
-from wraith.ssh.key_files import public_line
+from wraith.ssh.forward_requests import ForwardedOpen
 from wraith.ssh.remote_listeners import MAX_LISTENERS
-from wraith_transports import DuplexStream, memory_pair
-
-OTHER_KEY = asyncssh.generate_private_key("ssh-ed25519")
-BOTH = AUTHORIZED + (public_line(OTHER_KEY) + "\n").encode()
-INSTANCE = bytes(range(16))
-
-
-async def ask(client: BoundedClientConnection, host: str, port: int) -> int | None:
-    """Ask to listen on a TCP address; the port, or None when refused."""
-    answer = await client.request(b"tcpip-forward", String(host), UInt32(port))
-    if answer is None:
-        return None
-    return int.from_bytes(answer, "big") if port == 0 else port
-
-
-async def granted(client: BoundedClientConnection, host: str = "localhost", port: int = 0) -> int:
-    got = await ask(client, host, port)
-    assert got is not None
-    return got
-
-
-async def ask_path(client: BoundedClientConnection, path: Path | str) -> bool:
-    return await client.request(b"streamlocal-forward@openssh.com", String(str(path))) is not None
-
-
-def listening(port: int, host: str = "127.0.0.1") -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as asking:
-        asking.settimeout(5)
-        return asking.connect_ex((host, port)) == 0
-
-
-def free() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
-
-
-@contextlib.asynccontextmanager
-async def second(
-    service: Service, key: asyncssh.SSHKey = USER_KEY
-) -> AsyncIterator[tuple[BoundedClientConnection, Served]]:
-    """Log in once more."""
-    near, far = memory_pair()
-    served = service.accept(far)
-    client = await log_in(near, keys=[key])
-    try:
-        yield client, served
-    finally:
-        client.abort()
-        await until(lambda: served.over, "end of the session")
-
-
-class Echoes:
-    """Takes what comes to remote forwards and sends it back."""
-
-    def __init__(self, client: BoundedClientConnection) -> None:
-        self.requests: list[ForwardedOpen] = []
-        client.bounds.forwarded = self
-
-    async def __call__(self, request: ForwardedOpen) -> Callable[[DuplexStream], None]:
-        self.requests.append(request)
-        return lambda channel: channel.attach(_Echo(channel))
-
-
-class _Echo(asyncio.Protocol):
-    def __init__(self, stream: DuplexStream) -> None:
-        self.stream = stream
-
-    def data_received(self, data: bytes) -> None:
-        self.stream.write(data)
-
-    def eof_received(self) -> bool:
-        self.stream.write_eof()
-        return True
-
+from wraith_transports import DuplexStream
 
 # Who may have what
 
@@ -120,15 +37,9 @@ def test_without_gateway_ports_it_is_loopback_whatever_is_asked(run: Run, host: 
             Echoes(client)
             port = await granted(client, host)
             assert listening(port)
-            assert _addresses(port) <= {"127.0.0.1", "::1"}
+            assert addresses(port) <= {"127.0.0.1", "::1"}
 
     run(scenario())
-
-
-def _addresses(port: int) -> set[str]:
-    """Which addresses this process listens on with that port."""
-    sockets = psutil.Process().net_connections("inet")
-    return {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN and each.laddr.port == port}
 
 
 @pytest.mark.parametrize(
@@ -149,8 +60,8 @@ def test_with_gateway_ports_it_is_what_is_asked(run: Run, host: str, expected: s
     async def scenario() -> None:
         async with serving(gateway_ports=True) as service, session(service) as (client, _):
             port = await granted(client, host)
-            assert _addresses(port) <= expected
-            assert _addresses(port)
+            assert addresses(port) <= expected
+            assert addresses(port)
 
     run(scenario())
 
@@ -202,14 +113,14 @@ def test_a_busy_port_is_refused_and_can_be_had_later(run: Run) -> None:
     run(scenario())
 
 
-def test_port_0_is_one_number_on_both_loopback_addresses(run: Run) -> None:
+def test_port_0_is_one_number_on_both_loopbackaddresses(run: Run) -> None:
     async def scenario() -> None:
         async with serving() as service, session(service) as (client, _):
             Echoes(client)
             port = await granted(client)
             assert port >= 1024
             assert listening(port)
-            if _addresses(port) != {"127.0.0.1"}:
+            if addresses(port) != {"127.0.0.1"}:
                 assert listening(port, "::1")
 
     run(scenario())
@@ -288,7 +199,7 @@ def test_connections_count_as_channels(run: Run) -> None:
         async with (
             serving(max_channels=2) as service,
             session(service) as (client, _),
-            contextlib.AsyncExitStack() as all_,
+            contextlib.AsyncExitStack() as stack,
         ):
             Echoes(client)
             port = await granted(client)
@@ -312,7 +223,7 @@ def test_after_a_cancel_nothing_listens_and_connections_live_on(run: Run) -> Non
                 local.send(b"x")
                 assert await local.receive(1) == b"x"
                 assert await client.request(b"cancel-tcpip-forward", String("localhost"), UInt32(port)) is not None
-                await until(lambda: not _addresses(port), "the end of the listener")
+                await until(lambda: not addresses(port), "the end of the listener")
                 local.send(b"y")
                 assert await local.receive(1) == b"y"
             assert await client.request(b"cancel-tcpip-forward", String("localhost"), UInt32(port)) is None
@@ -371,149 +282,3 @@ def test_an_existing_file_is_never_replaced(run: Run, tmp_path: Path, kind: str)
     run(scenario())
     assert os.path.samestat(before, path.lstat())
     assert not (tmp_path / "elsewhere").exists()
-
-
-# Whose a place is
-
-
-def test_another_key_does_not_get_a_held_port_under_any_name(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving(authorized=BOTH, gateway_ports=True) as service, session(service) as (client, served):
-            port = await granted(client)
-            async with second(service, OTHER_KEY) as (other, _):
-                for host in ("localhost", "127.0.0.1", "::1", "", "*", "0.0.0.0"):
-                    assert await ask(other, host, port) is None
-            assert not served.over
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", ""])
-def test_the_same_process_gets_its_port_at_once_under_any_name(run: Run, host: str) -> None:
-    async def scenario() -> None:
-        async with serving(gateway_ports=True) as service, session(service) as (client, served):
-            assert await client.request(b"instance@wraith", String(INSTANCE)) is not None
-            port = await granted(client)
-            async with second(service) as (again, _):
-                assert await again.request(b"instance@wraith", String(INSTANCE)) is not None
-                assert await ask(again, host, port) == port
-                await until(lambda: served.over, "the end of the older session")
-                Echoes(again)
-                async with Client(f"127.0.0.1:{port}") as local:
-                    local.send(b"x")
-                    assert await local.receive(1) == b"x"
-
-    run(scenario())
-
-
-def test_a_live_session_keeps_its_port_and_the_refusal_says_since_when(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as service, session(service) as (client, served):
-            port = await granted(client)
-            async with second(service) as (again, _):
-                said: list[str] = []
-                owner = again.get_owner()
-                assert owner is not None
-                owner.debug_msg_received = lambda msg, lang, always_display: said.append(msg)  # type: ignore[method-assign]
-                assert await ask(again, "localhost", port) is None
-                assert any("held by another session of this key since " in each for each in said)
-            assert not served.over
-            assert listening(port)
-
-    run(scenario())
-
-
-def test_an_instance_is_named_once_and_is_16_bytes(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as service, session(service) as (client, _):
-            for wrong in (b"", bytes(15), bytes(17)):
-                assert await client.request(b"instance@wraith", String(wrong)) is None
-            assert await client.request(b"instance@wraith", String(INSTANCE)) is not None
-            assert await client.request(b"instance@wraith", String(INSTANCE)) is None
-
-    run(scenario())
-
-
-# The end
-
-
-def _sockets() -> int:
-    """How many sockets this process has; libuv keeps descriptors of other kinds for itself."""
-    count = 0
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            count += str(entry.readlink()).startswith("socket:")
-    return count
-
-
-def test_the_end_of_a_session_closes_its_listeners_and_what_came_by_them(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "a.sock"
-
-    async def scenario() -> None:
-        before = _sockets()
-        async with serving(permit_listen=parse_permit_listen([str(path), "*:*"])) as service:
-            async with contextlib.AsyncExitStack() as left:
-                async with session(service) as (client, _):
-                    Echoes(client)
-                    ports = [await granted(client) for _ in range(5)]
-                    assert await ask_path(client, path)
-                    locals_ = [await left.enter_async_context(Client(f"127.0.0.1:{port}")) for port in ports]
-                    for local in locals_:
-                        local.send(b"x")
-                        assert await local.receive(1) == b"x"
-                for local in locals_:
-                    with pytest.raises(ConnectionResetError):
-                        await local.rest()
-                await until(lambda: not any(_addresses(port) for port in ports), "the end of the listeners")
-                assert not path.exists()
-            async with second(service) as (again, _):
-                assert [await ask(again, "localhost", port) for port in ports] == ports
-            await until(lambda: _sockets() <= before, "every socket's end")
-
-    run(scenario())
-
-
-def test_a_session_that_ends_while_it_asks_leaves_nothing(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as service:
-            for turns in range(6):
-                async with rogue_session(service) as (rogue, served):
-                    port = free()
-                    rogue.send(80, String(b"tcpip-forward"), b"\1", String("localhost"), UInt32(port))
-                    for _ in range(turns):
-                        await asyncio.sleep(0)
-                    served.connection.abort()
-                await until(lambda port=port: not _addresses(port), "the end of the listener")  # type: ignore[misc]
-                async with second(service) as (again, _):
-                    assert await ask(again, "localhost", port) == port
-
-    run(scenario())
-
-
-# The client's side
-
-
-def test_a_client_that_asked_for_nothing_takes_nothing_and_one_that_did_so_much(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as service, session(service) as (client, served):
-            hanging: list[asyncio.Future[None]] = []
-
-            async def hang(_: ForwardedOpen) -> Callable[[DuplexStream], None]:
-                hanging.append(asyncio.get_running_loop().create_future())
-                await hanging[-1]
-                raise AssertionError
-
-            client.bounds.forwarded = hang
-            opens = [_open(served, number) for number in range(MAX_CLIENT_CHANNELS + 3)]
-            tasks = [asyncio.ensure_future(each) for each in opens]
-            await until(lambda: sum(task.done() for task in tasks) == 3, "the refusals")
-            assert len(hanging) == MAX_CLIENT_CHANNELS
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-
-    run(scenario())
-
-
-def _open(served: Served, number: int) -> Awaitable[object]:
-    return open_forwarded_tcpip(served.connection, "localhost", 1, ("127.0.0.1", number))
