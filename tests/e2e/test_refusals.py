@@ -399,7 +399,7 @@ def test_a_port_that_needs_privileges_is_exit_code_7_and_suggests_another(server
         ("connect", "h", "--tls-pin", "sha256//AAAA"),
         ("connect", "tls://h", "--tls-pin", "sha256//AAAA"),
         ("connect", "tls://h", "--insecure", "--tls-ca", "x"),
-        ("connect", "h", "-R", "1"),
+        ("connect", "h", "-R", "x"),
         ("serve", "--listen", "nonsense"),
         ("serve", "--listen", "quic://127.0.0.1:1"),
         ("serve", "--permit-open", "nonsense"),
