@@ -45,6 +45,7 @@ class RemoteForwards:
         # What to ask for: after port 0 the number the server chose, so that it stays the same.
         self._wanted = {spec: spec.bind for spec in specs}
         self._opened: set[RemoteForwardSpec] = set()
+        self._refused: dict[RemoteForwardSpec, str] = {}  # what was said of it last
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -64,11 +65,7 @@ class RemoteForwards:
         while waiting:
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, LONGEST_RETRY_S)
-            refused = [spec for spec in waiting if await self._ask_for(session, spec) is not None]
-            for spec in waiting:
-                if spec not in refused:
-                    event(logger, logging.WARNING, "remote forward accepted", forward=spec)
-            waiting = refused
+            waiting = [spec for spec in waiting if await self._ask_for(session, spec) is not None]
 
     def refused_by(self, errors: Sequence[WraithError]) -> list[RemoteForwardSpec]:
         """Tell which forwards the errors of `ask` are about."""
@@ -87,11 +84,15 @@ class RemoteForwards:
         try:
             port = await session.listen(bind)
         except ForwardRefused as error:
-            event(logger, logging.WARNING, "remote forward refused", forward=spec, reason=error)
+            level = logging.INFO if self._refused.get(spec) == str(error) else logging.WARNING
+            self._refused[spec] = str(error)
+            event(logger, level, "remote forward refused", forward=spec, reason=error)
             return error
         if isinstance(bind, TcpBind):
             self._wanted[spec] = replace(bind, port=port)
         self._opened.add(spec)
+        if self._refused.pop(spec, None) is not None:
+            event(logger, logging.WARNING, "remote forward accepted", forward=spec)
         self._announce(spec, port)
         return None
 

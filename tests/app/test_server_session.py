@@ -279,15 +279,22 @@ def test_other_kinds_of_channel_are_refused(run: Run, kind: bytes, rest: bytes) 
 
 
 @pytest.mark.parametrize(
-    "request_name", [b"tcpip-forward", b"streamlocal-forward@openssh.com", b"cancel-tcpip-forward"]
+    ("request_name", "where"),
+    [
+        (b"tcpip-forward", String("localhost") + UInt32(80)),
+        (b"streamlocal-forward@openssh.com", String("/tmp/x")),
+        (b"cancel-tcpip-forward", String("localhost") + UInt32(8080)),
+        (b"cancel-streamlocal-forward@openssh.com", String("/tmp/x")),
+        (b"instance@wraith", String("too short")),
+        (b"no-such-request", b"anything"),
+    ],
 )
-def test_nothing_is_listened_for(run: Run, request_name: bytes) -> None:
+def test_a_global_request_that_is_not_granted_harms_nothing(run: Run, request_name: bytes, where: bytes) -> None:
     async def scenario() -> None:
         async with serving() as service, rogue_session(service) as (rogue, _):
-            where = String("/tmp/x") if b"streamlocal" in request_name else String("") + UInt32(0)
             rogue.send(80, String(request_name), Boolean(True), where)
             await until(lambda: rogue.count(82) or rogue.lost)
-            assert rogue.count(81) == 0
+            assert (rogue.count(81), rogue.lost) == (0, False)
 
     run(scenario())
 

@@ -137,20 +137,20 @@ def test_sftp_ends_without_a_session(ssh: SshClient, tmp_path: Path) -> None:
     assert "subsystem request failed on channel 0" in done.err
 
 
-def test_remote_forwards_are_refused_and_the_session_goes_on(ssh: SshClient, site: Nginx, tmp_path: Path) -> None:
-    port, wanted = free_port(), free_port()
+def test_a_refused_remote_forward_is_said_and_the_session_goes_on(ssh: SshClient, site: Nginx, tmp_path: Path) -> None:
+    port = free_port()
     with ssh.tunnel(
-        *("-R", f"{wanted}:127.0.0.1:1", "-R", f"{tmp_path / 'remote.sock'}:127.0.0.1:1"),
+        *("-R", "80:127.0.0.1:1", "-R", f"{tmp_path / 'remote.sock'}:127.0.0.1:1"),
         *("-L", f"127.0.0.1:{port}:127.0.0.1:{site.port}"),
     ) as tunnel:
         tunnel.eventually_logs(r"remote port forwarding failed for listen port|remote forward failure for: listen")
         tunnel.eventually_logs(r"remote port forwarding failed for listen path|remote forward failure for: listen \S*/")
         assert fetched(f"http://127.0.0.1:{port}/{FILE}", tmp_path) == site.sha256[FILE]
-        assert not accepts(wanted)
+        assert not accepts(80)
 
 
 def test_a_refused_remote_forward_can_end_ssh(ssh: SshClient) -> None:
-    done = ssh.run("-N", "-oExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1")
+    done = ssh.run("-N", "-oExitOnForwardFailure=yes", "-R", "80:127.0.0.1:1")
     assert done.code == 255
     assert "remote port forwarding failed" in done.err
 

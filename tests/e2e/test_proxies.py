@@ -110,7 +110,8 @@ def test_wraith_through_wraith_through_wraith(nginx: Nginx, tmp_path: Path) -> N
 @pytest.mark.parametrize("credentials", ["", "someone:wrong@"])
 def test_wrong_credentials_are_exit_4_and_one_line(name: str, credentials: str, tmp_path: Path) -> None:
     with STOCK[name](tmp_path, login=True) as proxy, WraithServer(tmp_path) as server:
-        done = wraith("connect", *server.reached_by, "--proxy", proxy.url(credentials), folder=tmp_path / "x")
+        arguments = ("connect", *server.reached_by, "--exit-on-failure", "--proxy", proxy.url(credentials))
+        done = wraith(*arguments, folder=tmp_path / "x")
         assert done.code == 4
         says = "does not accept the user and password" if credentials else "wants a user and password"
         assert done.one_line().startswith(f"wraith: {named(proxy)} {says}")
@@ -123,7 +124,8 @@ def test_wrong_credentials_of_a_wraith_port_are_told_as_such(login: bool, tmp_pa
         for scheme in ("socks5", "http"):
             at = url.rpartition("@")[2]
             wrong = f"{scheme}://{'someone:wrong@' if login else ''}{at}"
-            done = wraith("connect", *server.reached_by, "--proxy", wrong, folder=tmp_path / "x")
+            arguments = ("connect", *server.reached_by, "--exit-on-failure", "--proxy", wrong)
+            done = wraith(*arguments, folder=tmp_path / "x")
             assert done.code == 4
             assert ("does not accept" if login else "wants a user and password") in done.one_line()
 
@@ -135,7 +137,7 @@ def test_wrong_credentials_of_a_wraith_port_are_told_as_such(login: bool, tmp_pa
 def test_a_server_the_proxy_cannot_reach_is_exit_4_with_the_proxys_words(name: str, says: str, tmp_path: Path) -> None:
     with STOCK[name](tmp_path) as proxy, refusing() as port:
         arguments = ("connect", f"127.0.0.1:{port}", "-i", str(make_key(tmp_path / "key")), "--proxy", proxy.url())
-        done = wraith(*arguments, folder=tmp_path / "x")
+        done = wraith(*arguments, "--exit-on-failure", folder=tmp_path / "x")
         assert done.code == 4
         assert done.one_line() == f"wraith: {named(proxy)} did not connect to 127.0.0.1:{port}: {says}"
 
@@ -145,7 +147,8 @@ def test_an_unreachable_proxy_is_exit_4_and_says_that_it_is_the_proxy(scheme: st
     key = str(make_key(tmp_path / "key"))
     with refusing() as port:
         url = f"{scheme}://someone:{PASSWORD.replace('@', '%40')}@127.0.0.1:{port}"
-        done = wraith("connect", "server.example", "-i", key, "-vv", "--proxy", url, folder=tmp_path / "x")
+        arguments = ("connect", "server.example", "-i", key, "-vv", "--exit-on-failure", "--proxy", url)
+        done = wraith(*arguments, folder=tmp_path / "x")
         assert done.code == 4
         last = done.err.splitlines()[-1]
         assert last == f"wraith: the proxy {scheme}://127.0.0.1:{port} cannot be reached: connection refused"

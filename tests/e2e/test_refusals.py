@@ -399,7 +399,7 @@ def test_a_port_that_needs_privileges_is_exit_code_7_and_suggests_another(server
         ("connect", "h", "--tls-pin", "sha256//AAAA"),
         ("connect", "tls://h", "--tls-pin", "sha256//AAAA"),
         ("connect", "tls://h", "--insecure", "--tls-ca", "x"),
-        ("connect", "h", "-R", "1"),
+        ("connect", "h", "-R", "x"),
         ("serve", "--listen", "nonsense"),
         ("serve", "--listen", "quic://127.0.0.1:1"),
         ("serve", "--permit-open", "nonsense"),
@@ -418,7 +418,7 @@ def test_wrong_flags_are_exit_code_2_and_say_where_help_is(arguments: tuple[str,
 
 def test_two_v_add_a_traceback_and_one_v_does_not(key: Path, tmp_path: Path) -> None:
     with refusing() as port:
-        arguments = ("connect", f"127.0.0.1:{port}", "-i", key, "--no-socks5")
+        arguments = ("connect", f"127.0.0.1:{port}", "-i", key, "--no-socks5", "--exit-on-failure")
         assert refusal(4, *arguments, "-v", folder=tmp_path).line
         with Process([*WRAITH, *arguments, "-vv"], tmp_path, env=environment(tmp_path)) as client:
             assert client.wait() == 4

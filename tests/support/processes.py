@@ -278,12 +278,16 @@ class WraithServer(Process):
 
 
 class WraithClient(Process):
-    """`wraith connect` to a peer; with a SOCKS port unless a flag is about -D or --no-socks5."""
+    """`wraith connect` to a peer; with a SOCKS port unless a flag is about -D or --no-socks5.
 
-    def __init__(self, peer: Peer, *flags: str, loop: str = "uvloop", **more: str) -> None:
+    It ends at the first failure, so that a test does too, unless it `stays`.
+    """
+
+    def __init__(self, peer: Peer, *flags: str, loop: str = "uvloop", stays: bool = False, **more: str) -> None:
         folder = peer.folder.parent / f"client-{next(_numbers)}"
         socks = () if {"-D", "--socks5", "--no-socks5"} & set(flags) else ("-D", "127.0.0.1:0")
-        argv = [*WRAITH, "connect", *peer.reached_by, *socks, *flags]
+        ends = () if stays else ("--exit-on-failure",)
+        argv = [*WRAITH, "connect", *peer.reached_by, *socks, *ends, *flags]
         super().__init__(argv, folder, name="connect", env=environment(folder, WRAITH_LOOP=loop, **more))
         self.socks_port = 0
         self.forward_ports: list[int] = []  # of the -L flags, in their order

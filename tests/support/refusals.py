@@ -15,6 +15,7 @@ from tests.support.consoles import TAKES_TERMINAL
 from tests.support.polling import LIMIT_S
 from tests.support.processes import WRAITH, environment
 from tests.support.tools import need
+from wraith.errors import ExitCode
 
 # For `consoles.terminal`: the command, as a person types it.
 AT_A_TERMINAL = TAKES_TERMINAL + "    from wraith.cli import main\n    sys.exit(main(sys.argv[1:]))\n"
@@ -41,9 +42,12 @@ def refusal(
 ) -> Refusal:
     """Run a command that must end with `code` and one line; `more` are environment variables.
 
+    A client that is to end because it cannot connect is told to; any other refusal is the end by itself.
     `without` names rights it shall not have even as root, as setpriv writes them: -dac_override,-...
     """
     prefix = (str(need("setpriv")[0]), f"--bounding-set={without}") if without and os.geteuid() == 0 else ()
+    if code == ExitCode.NOT_CONNECTED and arguments[0] == "connect":
+        arguments += ("--exit-on-failure",)
     # A session of its own has no terminal to ask on, and is how its children are found.
     with subprocess.Popen(
         [*prefix, *WRAITH, *arguments],

@@ -89,12 +89,13 @@ class Sshd(Process):
 
 
 class Nginx(Process):
-    """nginx on 127.0.0.1 and ::1, with a folder of generated files: name to size."""
+    """nginx on 127.0.0.1, ::1 and a unix socket, with a folder of generated files: name to size."""
 
     def __init__(self, tmp_path: Path, files: Mapping[str, int]) -> None:
         (nginx,) = need("nginx")
         self.port = free_port()
         folder = tmp_path / f"nginx-{self.port}"
+        self.socket = folder / "nginx.sock"
         self.site = folder / "site"
         self.site.mkdir(parents=True)
         self.sha256 = {name: _generate(self.site / name, size) for name, size in files.items()}
@@ -118,6 +119,7 @@ class Nginx(Process):
                 server {{
                     listen 127.0.0.1:{self.port} backlog=1024;
                     listen [::1]:{self.port} backlog=1024;
+                    listen unix:{self.socket} backlog=1024;
                     root {self.site};
                 }}
             }}
