@@ -107,7 +107,7 @@ class ChannelStream(QueuedStream, SSHPacketHandler):
         self._peer_number, self._peer_window, self._peer_packet = number, window, packet
         self._opening = self._connection.create_task(self._finish_opening(opening))
 
-    def set_inbound_peer_names(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> None:
+    def set_inbound_peer_names(self, *names: str | int) -> None:
         """Take the names of the request (asyncssh calls this); they are known already."""
 
     def process_open_confirmation(self, number: int, window: int, packet: int, rest: SSHPacket) -> None:
