@@ -25,7 +25,16 @@ def flag(*names: str, text: str, value: str | None = None, **more: Any) -> Any:
     """
     variable = "WRAITH_" + max(names, key=len).strip("-").replace("-", "_").upper()
     # readable: a file that cannot be read is exit 3, said by whoever reads it, and not a usage error.
-    return typer.Option(*names, envvar=variable, show_envvar=False, metavar=value, help=text, readable=False, **more)
+    return typer.Option(
+        *names,
+        envvar=variable,
+        show_envvar=False,
+        show_default=False,  # the text says it, in words
+        metavar=value,
+        help=text,
+        readable=False,
+        **more,
+    )
 
 
 class LogLevel(Enum):
