@@ -54,7 +54,7 @@ class LogLevel(Enum):
 
 
 Quiet = Annotated[bool, flag("-q", text="Errors only.")]
-Verbose = Annotated[int, flag("-v", text="Say more; -vv for debugging.", count=True, show_default=False)]
+Verbose = Annotated[int, flag("-v", text="Say more; -vv for debugging.", count=True)]
 
 
 LogLevelChoice = Annotated[
