@@ -315,11 +315,10 @@ def test_defaults_of_connect(told: Captured, tmp_path: Path) -> None:
 def test_an_unknown_host_key_is_asked_about_only_where_there_is_a_terminal(
     told: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["connect", "h"]) == 0
-    assert told.options.host_key_check is HostKeyCheck.ACCEPT_NEW
-    monkeypatch.setattr(connecting, "has_terminal", lambda: True)
-    assert main(["connect", "h"]) == 0
-    assert told.options.host_key_check is HostKeyCheck.ASK
+    for terminal, expected in ((False, HostKeyCheck.ACCEPT_NEW), (True, HostKeyCheck.ASK)):
+        monkeypatch.setattr(connecting, "has_terminal", lambda terminal=terminal: terminal)
+        assert main(["connect", "h"]) == 0
+        assert told.options.host_key_check is expected
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             eventually(lambda: accepts(ports[8]), "the last forward")
             for path in sockets:
                 eventually(path.is_socket, "the unix sockets")
-            allocated = dict(
-                reversed(each) for each in re.findall(r"Allocated port (\d+) for remote forward to (\S+)", near.log())
-            )
+            said = re.findall(r"Allocated port (\d+) for remote forward to (\S+)", near.log())
+            allocated = {target: port for port, target in said}
             assert len(allocated) == 2
             to_site = allocated.pop(f"127.0.0.1:{site.port}")
             (to_socks,) = allocated.values()

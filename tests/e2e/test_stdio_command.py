@@ -24,11 +24,23 @@ from tests.support.tools import need
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module", params=["tcp", "tls"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WraithServer]:
-    with WraithServer(tmp_path_factory.mktemp("server"), transport=request.param) as wraith:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WraithServer]:
+    with WraithServer(tmp_path_factory.mktemp("server")) as wraith:
         yield wraith
         assert "Traceback" not in wraith.log()
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WraithServer]:
+    with WraithServer(tmp_path_factory.mktemp("server"), transport="tls") as wraith:
+        yield wraith
+        assert "Traceback" not in wraith.log()
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def either(request: pytest.FixtureRequest, server: WraithServer, tls_server: WraithServer) -> WraithServer:
+    return server if request.param == "tcp" else tls_server
 
 
 @pytest.fixture(scope="module")
@@ -64,29 +76,29 @@ def test_nothing_but_the_stream_is_on_stdout(server: WraithServer) -> None:
         assert joined(server, f"127.0.0.1:{target.port}").stderr == b""
 
 
-def test_64_mib_go_there_and_come_back_whole(server: WraithServer) -> None:
+def test_64_mib_go_there_and_come_back_whole(either: WraithServer) -> None:
     sent = random.Random(5).randbytes(64 * MIB)
     with Target(echo) as target:
-        done = joined(server, f"127.0.0.1:{target.port}", sent)
+        done = joined(either, f"127.0.0.1:{target.port}", sent)
     assert done.returncode == 0
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(sent).digest()
 
 
-def test_the_end_of_stdin_reaches_the_target_and_its_answer_comes(server: WraithServer) -> None:
+def test_the_end_of_stdin_reaches_the_target_and_its_answer_comes(either: WraithServer) -> None:
     sent = random.Random(6).randbytes(MIB)
     with Target(answer_after_end) as target:
-        done = joined(server, f"127.0.0.1:{target.port}", sent)
+        done = joined(either, f"127.0.0.1:{target.port}", sent)
     assert (done.returncode, done.stdout) == (0, f"{len(sent)} {hashlib.sha256(sent).hexdigest()}\n".encode())
 
 
-def test_a_target_that_ends_first_ends_stdout_and_still_hears_the_rest(server: WraithServer) -> None:
+def test_a_target_that_ends_first_ends_stdout_and_still_hears_the_rest(either: WraithServer) -> None:
     with (
         Target(end_first) as target,
         subprocess.Popen(
-            command(server, f"127.0.0.1:{target.port}"),
+            command(either, f"127.0.0.1:{target.port}"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(server.folder),
+            env=environment(either.folder),
         ) as process,
     ):
         assert process.stdin is not None
@@ -231,11 +243,11 @@ def test_ssh_runs_a_command(server: WraithServer, sshd: Sshd, tmp_path: Path) ->
     assert "err\n" in done.err
 
 
-def test_git_clones_and_pushes(server: WraithServer, sshd: Sshd, payload: Path, tmp_path: Path) -> None:
+def test_git_clones_and_pushes(either: WraithServer, sshd: Sshd, payload: Path, tmp_path: Path) -> None:
     (git,) = need("git")
     who = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.org", "-c", "safe.directory=*")
     environment_of_git = environment(
-        tmp_path, GIT_SSH_COMMAND=shlex.join(["ssh", *ssh_options(sshd, server, tmp_path)]), GIT_CONFIG_NOSYSTEM="1"
+        tmp_path, GIT_SSH_COMMAND=shlex.join(["ssh", *ssh_options(sshd, either, tmp_path)]), GIT_CONFIG_NOSYSTEM="1"
     )
 
     def run(*arguments: str | Path, folder: Path) -> None:
