@@ -39,7 +39,8 @@ MAX_REASON = 200  # characters of a server's words that are shown
 
 def refusal(reason: DialFailure) -> asyncssh.ChannelOpenError:
     """Say to the client why its target could not be reached; never where it was."""
-    return asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, _WORDS[reason])
+    code = OPEN_ADMINISTRATIVELY_PROHIBITED if reason is DialFailure.NOT_ALLOWED else OPEN_CONNECT_FAILED
+    return asyncssh.ChannelOpenError(code, _WORDS[reason])
 
 
 def refusal_of(error: OpenFailed) -> asyncssh.ChannelOpenError:
