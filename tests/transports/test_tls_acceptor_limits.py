@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import LOCALHOST, issue
+from tests.support.crowds import Crowd
 from tests.support.tls_ports import CONTEXT, answer_to, good_client, hello_of, listening, with_alpn
 from wraith_transports import (
     AcceptorClosed,
@@ -109,6 +110,27 @@ def test_the_longest_silent_connection_makes_room(run: Run) -> None:
                     await asyncio.wait_for(each.read(1), 0.02)
             for writer in (busy, silent, third):
                 writer.transport.abort()
+
+    run(check())
+
+
+def test_one_address_cannot_take_the_room_of_the_others(run: Run) -> None:
+    """Even where its connections are the ones that say something."""
+
+    async def check() -> None:
+        async with listening(max_handshakes=8) as (acceptor, port):
+            with Crowd(port, ["127.0.0.2"]) as crowd, Crowd(port, ["127.0.0.3"]) as others:
+                others.join(2)
+                assert await comes(lambda: len(acceptor._slots) == 2)
+                for _ in range(30):
+                    crowd.join(1, b"\x16")
+                    crowd.say(b"\x03")
+                    await asyncio.sleep(0.005)
+                assert await comes(lambda: crowd.left() == 6)
+                assert others.left() == 2
+                await good_client(acceptor, port)
+                assert others.left() == 2
+            assert await comes(lambda: not acceptor._slots)
 
     run(check())
 
