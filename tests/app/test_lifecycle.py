@@ -58,20 +58,23 @@ def test_a_server_tells_when_it_listens_reloads_and_stops(loop: str, manager: Ma
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_client_is_ready_when_its_session_is(loop: str, manager: ManagerSocket, tmp_path: Path) -> None:
+def test_a_client_is_ready_when_its_listeners_are_and_says_when_its_session_is(
+    loop: str, manager: ManagerSocket, tmp_path: Path
+) -> None:
     with WraithServer(tmp_path) as server:
         with WraithClient(server, loop=loop, NOTIFY_SOCKET=manager.address) as client:
-            assert manager.next() == ["READY=1", f"STATUS=connected to tcp://127.0.0.1:{server.port}"]
+            where = f"connected to tcp://127.0.0.1:{server.port}"
+            assert manager.next() == ["READY=1", f"STATUS=not {where}"]
+            assert manager.next() == [f"STATUS={where}"]
             assert client.stop() == ExitCode.DONE
         assert manager.rest() == [["STOPPING=1", "STATUS=stopping"]]
 
 
-def test_a_client_that_cannot_connect_was_never_ready(manager: ManagerSocket, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        target = f"127.0.0.1:{unused.getsockname()[1]}"
-    key = make_key(tmp_path / "key")
-    done = wraith("connect", "--exit-on-failure", target, "-i", key, folder=tmp_path, NOTIFY_SOCKET=manager.address)
-    assert done.code == ExitCode.NOT_CONNECTED
+def test_a_client_that_cannot_listen_was_never_ready(manager: ManagerSocket, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        flags = ("-i", make_key(tmp_path / "key"), "-D", f"127.0.0.1:{busy.getsockname()[1]}")
+        done = wraith("connect", "127.0.0.1:1", *flags, folder=tmp_path, NOTIFY_SOCKET=manager.address)
+    assert done.code == ExitCode.ADDRESS_UNAVAILABLE
     assert not [line for lines in manager.rest() for line in lines if line == "READY=1"]
 
 

@@ -76,7 +76,7 @@ async def _join(options: ConnectOptions, target: TcpTarget) -> ExitCode:
 async def _hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     async with contextlib.AsyncExitStack() as stack:
-        client = _Client(options, verbosity)
+        client = _Client(options, verbosity, manager)
         await client.start(stack)
         manager.ready(client.status())  # the listeners are up; a session may take as long as the server is away
         await stack.enter_async_context(alongside(keep_told(manager, client.status)))
@@ -90,9 +90,10 @@ async def _hold(options: ConnectOptions, verbosity: Verbosity) -> ExitCode:
 class _Client:
     """The listeners of one command, and what keeps the session they need."""
 
-    def __init__(self, options: ConnectOptions, verbosity: Verbosity) -> None:
+    def __init__(self, options: ConnectOptions, verbosity: Verbosity, manager: ServiceManager) -> None:
         self._options = options
         self._verbosity = verbosity
+        self._manager = manager
         self._server = f"{options.transport.value}://{join_host_port(options.host, options.server_port)}"
         self._remote = RemoteForwards(options.remote_forwards, DialingOpener(DirectDialer()), self._announce)
         self.keeper = SessionKeeper(options, forwards=self._remote, up=self._up)
@@ -118,6 +119,7 @@ class _Client:
         return f"{'connected' if self.keeper.has_session else 'not connected'} to {self._server}"
 
     def _up(self, first: bool) -> None:
+        self._manager.status(self.status())
         if first:
             announce(self._summary(), self._verbosity)
         else:
