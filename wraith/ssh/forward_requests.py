@@ -78,8 +78,10 @@ class ServerForwardRequests:
         cast("BoundedConnection", self).report_global_response(result)
 
     def _answer_later(self, bind: ListenAddress, *, port_asked: int | None) -> None:
+        rules = self._rules  # not to be found any more once the connection has ended
+
         async def decide() -> None:
-            port = await self._rules.listen(bind)
+            port = await rules.listen(bind)
             if port is None:
                 self._answer(False)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 
@@ -42,6 +43,7 @@ class RemoteListeners:
         self._max_channels = max_channels
         self._listeners: dict[Place, _RemoteListener] = {}
         self._closed = False
+        self._binding = asyncio.Lock()  # whoever ends the session for its port waits for a socket in the making
 
     async def listen(self, asked: Place, claim: Claim) -> int | None:
         """Listen for the client; the real port, 0 for a unix socket, or None when that is refused.
@@ -54,22 +56,29 @@ class RemoteListeners:
         any_port = isinstance(place, TcpBind) and place.port == 0
         if not any_port:
             await self._registry.claim(place, claim)
+        try:
+            async with self._binding:
+                port = None if self.is_closed() else await self._bind(asked, place, claim)
+        except BaseException:
+            self._registry.release(place, claim.session)
+            raise
+        if port is None:
+            self._registry.release(place, claim.session)
+        elif self.is_closed():  # the session ended meanwhile
+            await self.aclose(claim)
+            return None
+        return port
+
+    async def _bind(self, asked: Place, place: Place, claim: Claim) -> int | None:
         listener = _RemoteListener(self._connection, asked, place, self._max_channels)
         try:
             port = await listener.start()
         except AddressUnavailable:
-            self._registry.release(place, claim.session)
             return None
-        except BaseException:
-            self._registry.release(place, claim.session)
-            raise
-        if any_port:
+        if isinstance(place, TcpBind) and place.port == 0:
             # Nobody else can hold what was just bound.
             await self._registry.claim(listener.place, claim)
         self._listeners[listener.asked] = listener
-        if self.is_closed():  # the session ended meanwhile
-            await self.aclose(claim)
-            return None
         return port
 
     def is_closed(self) -> bool:
@@ -88,10 +97,11 @@ class RemoteListeners:
     async def aclose(self, claim: Claim) -> None:
         """Close all, with the connections that came by them. Never raises."""
         self._closed = True
-        while self._listeners:
-            _, listener = self._listeners.popitem()
-            await listener.aclose()
-            self._registry.release(listener.place, claim.session)
+        async with self._binding:
+            while self._listeners:
+                _, listener = self._listeners.popitem()
+                await listener.aclose()
+                self._registry.release(listener.place, claim.session)
 
     def _place(self, asked: Place) -> Place | None:
         """Judge a request: what to bind, or None when it is refused."""

@@ -216,6 +216,16 @@ class ServerSession(asyncssh.SSHServer):
 
     async def listen(self, bind: Place) -> int | None:
         """Listen for the client; see ListenRules. Never raises."""
+        outcome: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+        async def work() -> None:
+            outcome.set_result(await self._listen(bind))
+
+        # The server waits for this when it stops, as asyncssh does not for its tasks: it may hold a socket by then.
+        self._rules.clean_up(work())
+        return await asyncio.shield(outcome)
+
+    async def _listen(self, bind: Place) -> int | None:
         listeners = self._listeners
         if listeners is None or not self._grants(bind):
             return None
