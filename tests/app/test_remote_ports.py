@@ -17,11 +17,11 @@ from tests.support.remote_ports import Echoes, addresses, ask, ask_path, free, g
 from tests.support.ssh_peers import (
     AUTHORIZED,
     Served,
-    rogue_session,
     serving,
     session,
     until,
 )
+from tests.support.ssh_rogues import rogue_session
 from wraith.specs import parse_permit_listen
 from wraith.ssh.channel import open_forwarded_tcpip
 from wraith.ssh.forward_requests import MAX_CLIENT_CHANNELS, ForwardedOpen

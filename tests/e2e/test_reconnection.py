@@ -210,6 +210,20 @@ def test_a_refused_remote_forward_is_no_end_by_itself(server: WraithServer) -> N
         assert client.running
 
 
+def test_the_service_manager_is_told_ready_when_the_listeners_are_up(server: WraithServer, tmp_path: Path) -> None:
+    server.stop(signal.SIGKILL)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(LIMIT_S)
+        folder = tmp_path / "client"
+        env = environment(folder, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        argv = [*WRAITH, "connect", *server.reached_by, "--no-socks5"]
+        with Process(argv, folder, name="connect", env=env) as client:
+            told = manager.recv(4096).decode()
+            assert told.startswith("READY=1\nSTATUS=not connected to ")
+            client.eventually_logs("not connected")
+
+
 def test_standard_input_and_output_are_joined_once_and_never_again(server: WraithServer, tmp_path: Path) -> None:
     server.stop(signal.SIGKILL)
     argv = [*WRAITH, "connect", *server.reached_by, "-W", "127.0.0.1:1"]
