@@ -240,7 +240,10 @@ class BoundedConnection(SSHConnection):
         self.bounds.link = None
 
 
-class BoundedClientConnection(ClientForwardRequests, BoundedConnection, asyncssh.SSHClientConnection):
+# asyncssh's own classes narrow attributes that their common base declares wider.
+class BoundedClientConnection(  # pyright: ignore[reportIncompatibleVariableOverride]
+    ClientForwardRequests, BoundedConnection, asyncssh.SSHClientConnection
+):
     """The client's side."""
 
 
@@ -260,7 +263,10 @@ class KeyJudge(Protocol):
         ...
 
 
-class BoundedServerConnection(ServerForwardRequests, BoundedConnection, asyncssh.SSHServerConnection):
+# asyncssh's own classes narrow attributes that their common base declares wider.
+class BoundedServerConnection(  # pyright: ignore[reportIncompatibleVariableOverride]
+    ServerForwardRequests, BoundedConnection, asyncssh.SSHServerConnection
+):
     """The server's side."""
 
     async def _finish_userauth(self, begin_auth: bool, method: bytes, packet: SSHPacket) -> None:
