@@ -98,9 +98,8 @@ def test_logins_that_race_do_not_exceed_the_sessions_there_may_be(run: Run) -> N
             assert not lines.of("result=reject"), "nobody is to be banned for it"
             with pytest.raises(ConnectFailed):
                 await connected(port)  # not even let in
-            for each in results:
-                if not isinstance(each, BaseException):
-                    each.abort()
+            for stream in streams:
+                stream.abort()
             await until(lambda: running.sessions == 0, "end of all")
             await (await connected(port)).aclose()
 
@@ -116,12 +115,13 @@ def test_whoever_makes_room_is_reset_and_the_newest_logs_in(run: Run) -> None:
                 session = await connected(port)
                 await until(lambda: running.sessions == 256, "255, and a session")
                 assert sum(is_reset(each) for each in silent) == 5
-                stranger = await rogue_client(await DirectDialer().dial("127.0.0.1", port))
+                stream = await DirectDialer().dial("127.0.0.1", port)
+                stranger = await rogue_client(stream)
                 more = [stack.enter_context(connection(port, "127.0.0.9")) for _ in range(300)]
                 await until(lambda: sum(map(is_reset, more)) == 300 - 128, "half of the room for one address")
                 await until(lambda: running.sessions == 256 + 2, "the most there may be, and two sessions")
                 assert not stranger.lost
-                stranger.abort()
+                stream.abort()
                 await session.aclose()
             await until(lambda: running.sessions == 0, "end of all")
 
