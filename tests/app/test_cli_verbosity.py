@@ -19,7 +19,9 @@ class Told:
 
     verbosity: Verbosity
 
-    def __call__(self, _options: object, verbosity: Verbosity) -> ExitCode:
+    def __call__(self, *told: object) -> ExitCode:
+        verbosity = told[-1]
+        assert isinstance(verbosity, Verbosity)
         self.verbosity = verbosity
         return ExitCode.DONE
 

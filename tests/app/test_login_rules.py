@@ -376,6 +376,7 @@ def test_every_key_and_certificate_counts_as_an_attempt(files: Files) -> None:
 def test_asking_about_one_key_again_and_again_has_an_end(files: Files) -> None:
     attempt = login(files.ring(), attempts=1)
     for user in range(REQUESTS_A_KEY):
+        attempt.asked()
         attempt.offered(str(user), OTHER.public_data)
     with pytest.raises(asyncssh.PermissionDenied):
-        attempt.offered("me", OTHER.public_data)
+        attempt.asked()

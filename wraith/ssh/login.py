@@ -14,7 +14,7 @@ from .key_ring import KeyRing
 from .login_rules import Refusal
 from .offer import BadOffer, Offer, read_offer
 
-REQUESTS_A_KEY = 4  # a client asks without one, about it, signs with it, and may repeat that under another user name
+REQUESTS_A_KEY = 4  # a client asks without one, about it, signs with it, and may repeat that under another name
 
 
 @dataclass(frozen=True, slots=True)
