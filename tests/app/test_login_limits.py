@@ -60,6 +60,27 @@ def test_requests_to_log_in_are_counted_whatever_they_offer(run: Run, method: st
     run(scenario())
 
 
+@pytest.mark.parametrize(("asked", "refused"), [(["none"], False), (["none", "password"], True)])
+def test_a_scanner_of_passwords_is_a_reject_and_a_visitor_without_a_key_is_none(
+    run: Run, asked: list[str], refused: bool
+) -> None:
+    async def scenario() -> None:
+        async with logged() as lines, serving() as service, rogue_at_login(service) as (rogue, served):
+            for method in asked:
+                tail = Boolean(False) + String("secret") if method == "password" else b""
+                rogue.send(MSG_USERAUTH_REQUEST, String("root"), String("ssh-connection"), String(method), tail)
+            await until(lambda: rogue.count(MSG_USERAUTH_FAILURE) == len(asked))
+            rogue.abort()
+            await until(lambda: served.over, "end of the connection")
+        attempts = lines.of("auth attempt")
+        assert len(attempts) == refused
+        if refused:
+            assert "user=root result=reject keys_tried=0 reason=no-key" in attempts[0]
+            assert "secret" not in attempts[0]
+
+    run(scenario())
+
+
 @asynccontextmanager
 async def server(**options: Any) -> AsyncIterator[tuple[wraith.Server, int, Lines]]:
     """Serve on loopback; the port, and what is logged."""

@@ -45,6 +45,11 @@ class Login:
         """How many keys and certificates were offered."""
         return len(self._attempts)
 
+    @property
+    def failed(self) -> bool:
+        """Whether somebody tried to get in and did not: by keys, or by methods there are not (`none` is a question)."""
+        return self.grant is None and (self.tried > 0 or self._requests > 1)
+
     def asked(self) -> None:
         """Count a request of any kind, also one that offers nothing. Raises asyncssh.PermissionDenied at the limit."""
         self._requests += 1
@@ -102,7 +107,7 @@ class Login:
             "key_fingerprint": worst.fingerprint if worst is not None else None,
             "result": "reject",
             "keys_tried": self.tried,
-            "reason": _reason(worst).value if worst is not None else None,
+            "reason": _reason(worst).value if worst is not None else "no-key",
         }
 
     def _judge(self, user: str, blob: bytes) -> tuple[Attempt, Offer | None]:

@@ -99,7 +99,7 @@ class ServerSession(asyncssh.SSHServer):
         """Say how it ended, and close what it had us listen on."""
         if self._listeners is not None:
             self._rules.clean_up(self._listeners.aclose(self._claim()))
-        if self._login.tried and self._login.grant is None:
+        if self._login.failed:
             self._log_attempt()
         duration = f"{asyncio.get_running_loop().time() - self._began_at:.2f}"
         # A peer chooses the words of a disconnect; the class of the error is ours.
