@@ -73,7 +73,9 @@ class WatchedFile(Generic[Entry]):
             self.readable = False
             if getattr(error.__cause__, "errno", None) in OUT_OF_RESOURCES:
                 self._stamp = None  # not the file's fault: look again next time
-            event(logger, logging.ERROR, f"{self._kind} cannot be used: {self._loss}", reason=error)
+            # The path has a field of its own: a long one would push the advice past the cut of a value.
+            reason = str(error).replace(f" {self._source}", "")
+            event(logger, logging.ERROR, f"{self._kind} cannot be used: {self._loss}", reason=reason, path=self._source)
             return True
         self.entries = parse_lines(text, self._name, self._parse_line, self._say)
         event(logger, logging.INFO, f"{self._kind} read again", path=self._source, entries=len(self.entries))
