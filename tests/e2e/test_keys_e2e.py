@@ -428,7 +428,7 @@ def test_authorized_keys_follow_the_file(tmp_path: Path) -> None:
         server.eventually_logs(rf"ERROR a line of authorized_keys is left out .*{file}:1: ")
         file.chmod(0o666)
         refusal(5, "connect", *way(server, tmp_path, "-i", str(first)).reached_by, folder=tmp_path)
-        server.eventually_logs(r"ERROR authorized_keys cannot be used .*can be written by others")
+        server.eventually_logs(r"ERROR authorized_keys cannot be used: .*can be written by others")
         file.chmod(0o600)
         logs_in(server, first, tmp_path, "-i", str(first))
 
