@@ -52,7 +52,7 @@ class ServiceManager:
 
     def ready(self, status: str = "") -> None:
         """Say that the start, or a reload, is over."""
-        self._send("READY=1", *self._new_status(status))
+        self._send("READY=1", status=status)
 
     def reloading(self) -> None:
         """Say that the configuration is being read again; `ready` ends it."""
@@ -60,31 +60,29 @@ class ServiceManager:
 
     def stopping(self) -> None:
         """Say that the process is about to end."""
-        self._send("STOPPING=1", *self._new_status("stopping"))
+        self._send("STOPPING=1", status="stopping")
 
     def status(self, text: str) -> None:
         """Show a line of text to whoever asks for the status; sent when it is another than the last."""
-        self._send(*self._new_status(text))
+        self._send(status=text)
 
     def alive(self) -> None:
         """Keep the manager from taking the process for hung."""
         self._send("WATCHDOG=1")
 
-    def _new_status(self, text: str) -> tuple[str, ...]:
+    def _send(self, *assignments: str, status: str = "") -> None:
         # A line end would begin another assignment.
-        line = "".join(each if each.isprintable() else "?" for each in text[:MAX_STATUS])
-        if not line or line == self._status:
-            return ()
-        self._status = line
-        return (f"STATUS={line}",)
-
-    def _send(self, *assignments: str) -> None:
+        line = "".join(each if each.isprintable() else "?" for each in status[:MAX_STATUS])
+        if line and line != self._status:
+            assignments += (f"STATUS={line}",)
         if not (self._address and assignments):
             return
         # A socket for each datagram: the manager may be started anew, and its socket with it.
         with contextlib.suppress(OSError, ValueError), _datagram_socket() as sock:
             sock.settimeout(SEND_TIMEOUT_S)
             sock.sendto("\n".join(assignments).encode("utf-8", "replace"), os.fsencode(self._address))
+            if line:
+                self._status = line  # one that a full queue turned away is said again
 
 
 def _datagram_socket() -> socket.socket:
